@@ -1,0 +1,45 @@
+//! Names of maps and programs, as in the object files and in bpffs.
+
+/// `HASH IpKey -> IpInfo`.
+pub const IPCACHE: &str = "SP_IPCACHE";
+/// `LPM_TRIE IpPrefixKey -> IpInfo`.
+pub const IPCACHE_LPM: &str = "SP_IPCACHE_LPM";
+/// `ARRAY slot -> EndpointRecord`, mmapable.
+pub const ENDPOINTS: &str = "SP_ENDPOINTS";
+/// `HASH ifindex u32 -> slot u32`.
+pub const IFINDEX_SLOT: &str = "SP_IFINDEX_SLOT";
+/// `ARRAY_OF_MAPS 2 * slot + side -> LPM_TRIE PolicyKey -> PolicyValue`.
+pub const POLICY: &str = "SP_POLICY";
+/// `LRU_HASH CtKey4 -> CtValue`, TCP.
+pub const CT4_TCP: &str = "SP_CT4_TCP";
+/// `LRU_HASH CtKey4 -> CtValue`, everything else.
+pub const CT4_ANY: &str = "SP_CT4_ANY";
+/// `LRU_HASH CtKey6 -> CtValue`, TCP.
+pub const CT6_TCP: &str = "SP_CT6_TCP";
+/// `LRU_HASH CtKey6 -> CtValue`, everything else.
+pub const CT6_ANY: &str = "SP_CT6_ANY";
+/// `PERCPU_ARRAY metric_index -> PacketCount`.
+pub const METRICS: &str = "SP_METRICS";
+/// `PERCPU_ARRAY lane -> LaneCount`.
+pub const LANES: &str = "SP_LANES";
+/// `ARRAY 0 -> u64` node-wide ipcache epoch, mmapable.
+pub const NODE: &str = "SP_NODE";
+/// `RINGBUF` of denies.
+pub const RING_DENY: &str = "SP_RING_DENY";
+/// `RINGBUF` of allowed verdicts.
+pub const RING_ALLOW: &str = "SP_RING_ALLOW";
+/// `RINGBUF` of traces.
+pub const RING_TRACE: &str = "SP_RING_TRACE";
+
+/// Packets that leave a pod: ingress hook of the pod's host-side interface.
+pub const FROM_CONTAINER: &str = "from_container";
+/// Packets that the stack sends to a pod: egress hook of the pod's host-side interface.
+pub const TO_CONTAINER: &str = "to_container";
+/// Packets from the network: ingress hook of a node device.
+pub const FROM_NETDEV: &str = "from_netdev";
+/// Packets to the network: egress hook of a node device.
+pub const TO_NETDEV: &str = "to_netdev";
+/// Packets that the host's stack sends to pods: egress hook of the host device.
+pub const FROM_HOST: &str = "from_host";
+/// Packets for the host's own stack: ingress hook of the host device.
+pub const TO_HOST: &str = "to_host";
