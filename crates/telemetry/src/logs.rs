@@ -61,8 +61,8 @@ impl std::fmt::Display for LogFormat {
 /// # Errors
 /// The filter does not parse, or logging was already set up.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let env_filter =
-        EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    let env_filter = EnvFilter::try_new(filter)
+        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(env_filter)
         .with_writer(std::io::stderr)
