@@ -6,6 +6,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod conntrack;
 pub mod endpoint;
 pub mod event;

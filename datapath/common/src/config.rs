@@ -1,0 +1,24 @@
+//! Constants that the loader writes into the programs' read-only data before the verifier sees them.
+
+/// `u32`: ifindex of the host device (`specola_host`); 0 = none, packets for the node go to the stack.
+pub const HOST_IFINDEX: &str = "CFG_HOST_IFINDEX";
+/// `u64`: MAC of the host device, made by [`mac_word`].
+pub const HOST_MAC: &str = "CFG_HOST_MAC";
+/// `u32`: least time between two trace records of one direction of a connection, milliseconds.
+pub const TRACE_INTERVAL_MS: &str = "CFG_TRACE_INTERVAL_MS";
+/// `u32`: 1 = the node has both address families, so that the world is two identities (9 and 10), else 0.
+pub const DUAL_STACK: &str = "CFG_DUAL_STACK";
+
+/// Packs a MAC address into a word, its first byte lowest, so that programs read it in one load.
+#[inline(always)]
+pub const fn mac_word(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+/// Undoes [`mac_word`].
+#[inline(always)]
+pub const fn mac_of(word: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, _, _] = word.to_le_bytes();
+    [a, b, c, d, e, f]
+}
