@@ -4,10 +4,13 @@
 pub const HOST_IFINDEX: &str = "CFG_HOST_IFINDEX";
 /// `u64`: MAC of the host device, made by [`mac_word`].
 pub const HOST_MAC: &str = "CFG_HOST_MAC";
-/// `u32`: least time between two trace records of one direction of a connection, milliseconds.
+/// `u32`: least time between two trace records of one direction of a connection, milliseconds; 0 = every packet.
 pub const TRACE_INTERVAL_MS: &str = "CFG_TRACE_INTERVAL_MS";
 /// `u32`: 1 = the node has both address families, so that the world is two identities (9 and 10), else 0.
 pub const DUAL_STACK: &str = "CFG_DUAL_STACK";
+
+/// What the object holds for [`TRACE_INTERVAL_MS`] when the loader does not set it.
+pub const TRACE_INTERVAL_MS_DEFAULT: u32 = 5_000;
 
 /// Packs a MAC address into a word, its first byte lowest, so that programs read it in one load.
 #[inline(always)]

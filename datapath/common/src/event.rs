@@ -268,7 +268,9 @@ impl BadEvent {
 impl core::fmt::Display for BadEvent {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Size { have } => write!(f, "sample of {have} bytes is no event record of {EVENT_SIZE} bytes"),
+            Self::Size { have } => {
+                write!(f, "sample of {have} bytes is no event record of {EVENT_SIZE} bytes")
+            }
             Self::Abi { have } => write!(f, "event of ABI {have}, this program reads ABI {EVENT_ABI}"),
             Self::Kind { have } => write!(f, "unknown event kind {have}"),
         }

@@ -1,0 +1,78 @@
+//! The maps, under the names of [`specola_datapath_common::names`]. The loader may change sizes.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use specola_datapath_common::{
+    conntrack::{CtKey4, CtKey6, CtValue},
+    endpoint::{EndpointRecord, MAX_SLOTS},
+    event::{Event, lane},
+    ipcache::{IpInfo, IpKey},
+    metrics::{LaneCount, METRIC_ENTRIES, PacketCount},
+    policy::{MAX_ENTRIES, PolicyValue},
+};
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+const SLOTS: usize = MAX_SLOTS as usize;
+const MIB: usize = 1 << 20;
+
+/// A [`specola_datapath_common::policy::PolicyKey`] without its prefix length.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct PolicyBits {
+    pub(crate) identity: u32,
+    pub(crate) egress: u8,
+    pub(crate) proto: u8,
+    pub(crate) dport_be: u16,
+}
+
+/// One side of an endpoint's policy.
+pub(crate) type PolicyTrie = LpmTrie<PolicyBits, PolicyValue, { MAX_ENTRIES as usize }>;
+
+#[btf_map]
+pub(crate) static SP_IPCACHE: HashMap<IpKey, IpInfo, 65536, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub(crate) static SP_IPCACHE_LPM: LpmTrie<[u8; 16], IpInfo, 16384> = LpmTrie::new();
+
+#[btf_map]
+pub(crate) static SP_ENDPOINTS: Array<EndpointRecord, SLOTS, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub(crate) static SP_IFINDEX_SLOT: HashMap<u32, u32, SLOTS> = HashMap::new();
+
+#[btf_map]
+pub(crate) static SP_POLICY: ArrayOfMaps<PolicyTrie, { 2 * SLOTS }> = ArrayOfMaps::new();
+
+#[btf_map]
+pub(crate) static SP_CT4_TCP: LruHashMap<CtKey4, CtValue, 65536> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static SP_CT4_ANY: LruHashMap<CtKey4, CtValue, 65536> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static SP_CT6_TCP: LruHashMap<CtKey6, CtValue, 65536> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static SP_CT6_ANY: LruHashMap<CtKey6, CtValue, 65536> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static SP_METRICS: PerCpuArray<PacketCount, { METRIC_ENTRIES as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static SP_LANES: PerCpuArray<LaneCount, { lane::COUNT }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static SP_NODE: Array<u64, 1, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub(crate) static SP_RING_DENY: RingBuf<Event, { 4 * MIB }> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static SP_RING_ALLOW: RingBuf<Event, { 4 * MIB }> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static SP_RING_TRACE: RingBuf<Event, { 8 * MIB }> = RingBuf::new();
