@@ -62,5 +62,5 @@ packages gcc libc6-dev
 need_cargo
 kernel_toolchain
 if [ "$wanted" = test ]; then
-    packages iproute2 util-linux curl
+    packages curl iproute2 iputils-ping util-linux
 fi
