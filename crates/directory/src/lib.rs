@@ -1,1 +1,17 @@
-//! specola-directory
+//! Who is behind an address, an endpoint id, an identity, a cookie, an interface index.
+//!
+//! One [`DirectoryWriter`], owned by the agent, applies batches of [`Change`]s and publishes each as one immutable
+//! [`Directory`]. Any number of [`DirectoryReader`]s load the current one without a lock: the flow pipeline once per
+//! batch of events, the observer once per batch of answers.
+//!
+//! Publishing copies the maps that a batch touches (they are shared otherwise): about 0.1 ms with 10,000 pods, so
+//! give it batches, not single changes, when there are many.
+#![forbid(unsafe_code)]
+
+mod addresses;
+mod snapshot;
+mod writer;
+
+pub use addresses::{Addresses, IpEntry, mapped};
+pub use snapshot::{Directory, DirectoryReader, Found};
+pub use writer::{Change, ChangeError, DirectoryWriter, directory};

@@ -1,0 +1,89 @@
+//! What readers see.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::{ArcSwap, Guard};
+use specola_flow::{MetaHandle, MetaTable, NodeInfo, PolicyOrigin};
+
+use crate::addresses::Addresses;
+
+/// One immutable state of the directory.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    pub(crate) addresses: Arc<Addresses>,
+    pub(crate) endpoints: Arc<HashMap<u16, MetaHandle>>,
+    pub(crate) identities: Arc<HashMap<u32, MetaHandle>>,
+    pub(crate) origins: Arc<HashMap<u32, Arc<[PolicyOrigin]>>>,
+    pub(crate) interfaces: Arc<HashMap<u32, Arc<str>>>,
+    pub(crate) node: Arc<NodeInfo>,
+}
+
+/// What is known of one side of a packet.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Found {
+    /// Who it is.
+    pub meta: MetaHandle,
+    /// Security identity: the datapath's when it gave one, else the address's.
+    pub identity: u32,
+    /// Endpoint id when it is local, else 0.
+    pub endpoint: u16,
+}
+
+impl Directory {
+    /// Finds who is behind an address that the datapath gave `identity` (0 = none).
+    pub fn find(&self, address: [u8; 16], identity: u32) -> Found {
+        let entry = self.addresses.lookup(address).copied().unwrap_or_default();
+        let identity = if identity == 0 { entry.identity } else { identity };
+        let meta = if entry.meta == MetaHandle::NONE { self.identity(identity) } else { entry.meta };
+        Found { meta, identity, endpoint: entry.endpoint }
+    }
+
+    /// The entry of an identity that belongs to no certain pod.
+    pub fn identity(&self, identity: u32) -> MetaHandle {
+        self.identities.get(&identity).copied().unwrap_or_default()
+    }
+
+    /// The entry of a local endpoint.
+    pub fn endpoint(&self, id: u16) -> MetaHandle {
+        self.endpoints.get(&id).copied().unwrap_or_default()
+    }
+
+    /// The rules behind a cookie; `None` when it is not known.
+    pub fn origins(&self, cookie: u32) -> Option<&Arc<[PolicyOrigin]>> {
+        self.origins.get(&cookie)
+    }
+
+    /// Name of an interface.
+    pub fn interface(&self, ifindex: u32) -> Option<&str> {
+        self.interfaces.get(&ifindex).map(AsRef::as_ref)
+    }
+
+    /// The observing node.
+    pub fn node(&self) -> &Arc<NodeInfo> {
+        &self.node
+    }
+
+    /// Addresses and prefixes.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+}
+
+/// Loads the current snapshot; cheap to clone, usable from any thread.
+#[derive(Clone, Debug)]
+pub struct DirectoryReader {
+    pub(crate) published: Arc<ArcSwap<Directory>>,
+    pub(crate) metas: Arc<MetaTable>,
+}
+
+impl DirectoryReader {
+    /// The current snapshot. Hold it for a batch, not for long: it keeps its maps alive.
+    pub fn load(&self) -> Guard<Arc<Directory>> {
+        self.published.load()
+    }
+
+    /// The table that every handle points into, of old snapshots too.
+    pub fn metas(&self) -> &MetaTable {
+        &self.metas
+    }
+}
