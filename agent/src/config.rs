@@ -1,0 +1,140 @@
+//! Settings of the agent, as command line flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of one agent. The defaults suit a plain host.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AgentConfig {
+    /// Name of this node; its Node object in the desired state has the same name.
+    #[arg(long, env = "SPECOLA_NODE_NAME")]
+    pub node_name: String,
+    /// Name of the cluster.
+    #[arg(long, default_value = "default")]
+    pub cluster_name: String,
+    /// What must survive a restart of the agent: endpoints, addresses, local identities, cookies.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/specola/state")]
+    pub state_dir: PathBuf,
+    /// Directory of Kubernetes YAML files that is watched.
+    #[arg(long, value_name = "DIR", default_value = "/etc/specola/desired")]
+    pub desired_dir: PathBuf,
+    /// Directory that all agents of the cluster share: identities, endpoints, nodes.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/specola/store")]
+    pub store_dir: PathBuf,
+    /// Unix socket of the admin API; only root may talk to it.
+    #[arg(long, value_name = "PATH", default_value = "/run/specola/admin.sock")]
+    pub admin_socket: PathBuf,
+    /// Unix socket of the flow API.
+    #[arg(long, value_name = "PATH", default_value = "/run/specola/observer.sock")]
+    pub observer_socket: PathBuf,
+    /// TCP address of the flow API.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4244")]
+    pub observer_listen: SocketAddr,
+    /// TCP address of /metrics, /healthz and /readyz.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9965")]
+    pub metrics_listen: SocketAddr,
+    /// Directory in a bpffs for pinned maps and links.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/specola/default/local")]
+    pub pin_dir: PathBuf,
+    /// Network device of the node that pod traffic to other nodes uses; may be given several times.
+    #[arg(long = "device", value_name = "NAME")]
+    pub devices: Vec<String>,
+    /// How programs are attached.
+    #[arg(long, value_enum, default_value_t = Attach::Auto)]
+    pub attach: Attach,
+    /// When policies are enforced.
+    #[arg(long, value_enum, default_value_t = PolicyMode::Default)]
+    pub policy_mode: PolicyMode,
+    /// Form of the log lines.
+    #[arg(long, value_enum, default_value_t = LogForm::Text)]
+    pub log_format: LogForm,
+    /// Which log lines to write: a level, or target=level pairs.
+    #[arg(long, default_value = "info", env = "SPECOLA_LOG")]
+    pub log_filter: String,
+    /// MTU of pod interfaces.
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub mtu: u32,
+    /// Flows kept in memory; a power of two.
+    #[arg(long, default_value_t = 4096, value_parser = power_of_two)]
+    pub flow_capacity: usize,
+    /// Connection of a pod: how often its counters are reported while it lives, milliseconds.
+    #[arg(long, default_value_t = 5000)]
+    pub trace_interval_ms: u32,
+    /// How long a shutdown may take before tasks are aborted, seconds.
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub drain_timeout: Duration,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Attach {
+    /// tcx where the kernel has it, else clsact.
+    Auto,
+    /// tcx links (Linux 6.6 and later).
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+/// When policies are enforced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum PolicyMode {
+    /// On endpoints that a policy selects.
+    Default,
+    /// On every endpoint.
+    Always,
+    /// On none.
+    Never,
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum LogForm {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn power_of_two(text: &str) -> Result<usize, String> {
+    let value: usize = text.parse().map_err(|error| format!("{error}"))?;
+    if !value.is_power_of_two() || !(64..=1 << 24).contains(&value) {
+        return Err(format!("{value} is not a power of two from 64 to 16777216"));
+    }
+    Ok(value)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value: u64 = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(Duration::from_secs(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        agent: AgentConfig,
+    }
+
+    #[test]
+    fn the_node_name_is_enough() {
+        let agent = Program::try_parse_from(["agent", "--node-name", "n1"]).expect("defaults parse").agent;
+        assert_eq!((agent.node_name.as_str(), agent.cluster_name.as_str()), ("n1", "default"));
+        assert_eq!(agent.observer_listen.port(), 4244);
+        assert!(agent.devices.is_empty());
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for flags in [["--flow-capacity", "1000"], ["--mtu", "100"], ["--policy-mode", "sometimes"]] {
+            let args = ["agent", "--node-name", "n1"].into_iter().chain(flags);
+            assert!(Program::try_parse_from(args).is_err(), "{flags:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Waits for changes in directories.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::unix::AsyncFd;
+
+/// Says when something in the watched directories may have changed.
+///
+/// It is level triggered: the caller looks at the directories after each [`DirWatch::changed`]. inotify makes it
+/// quick; a slow poll makes it certain where inotify does not work (network file systems, queue overflow).
+#[derive(Debug)]
+pub(crate) struct DirWatch {
+    inotify: AsyncFd<Events>,
+}
+
+/// Time that a burst of changes may take to become one.
+const DEBOUNCE: Duration = Duration::from_millis(30);
+/// Longest time without a look.
+const POLL: Duration = Duration::from_secs(2);
+
+impl DirWatch {
+    /// A watch without directories. Must be called in a tokio runtime.
+    #[expect(
+        deprecated,
+        reason = "the replacement is unsafe; Events keeps one descriptor open for its whole life"
+    )]
+    pub(crate) fn new() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        Ok(Self { inotify: AsyncFd::new(Events(inotify))? })
+    }
+
+    /// Adds a directory; adding it again is cheap, and makes up for its removal in between.
+    pub(crate) fn add(&self, dir: &Path) -> io::Result<()> {
+        let mask = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVE
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        self.inotify.get_ref().0.add_watch(dir, mask)?;
+        Ok(())
+    }
+
+    /// Resolves after a change, once the burst it belongs to has settled, or after the poll interval. Cancel safe.
+    pub(crate) async fn changed(&self) -> io::Result<()> {
+        match tokio::time::timeout(POLL, self.drain_one()).await {
+            Err(_elapsed) => return Ok(()),
+            Ok(result) => result?,
+        }
+        tokio::time::sleep(DEBOUNCE).await;
+        self.discard_queued()
+    }
+
+    fn discard_queued(&self) -> io::Result<()> {
+        loop {
+            match self.inotify.get_ref().0.read_events() {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn drain_one(&self) -> io::Result<()> {
+        loop {
+            let mut guard = self.inotify.readable().await?;
+            match guard.try_io(|events| Ok(events.get_ref().0.read_events()?)) {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Events(Inotify);
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_file_wakes_the_watch() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let watch = DirWatch::new().expect("inotify works");
+        watch.add(dir.path()).expect("directory can be watched");
+        std::fs::write(dir.path().join("a"), "1").expect("writes");
+        tokio::time::timeout(Duration::from_secs(10), watch.changed())
+            .await
+            .expect("woken")
+            .expect("no error");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_events_the_poll_interval_ends_the_wait() {
+        let watch = DirWatch::new().expect("inotify works");
+        watch.changed().await.expect("no error");
+    }
+}

@@ -1,0 +1,79 @@
+//! The node's network devices: pod links, the host device, routes to peers.
+//!
+//! Everything happens in the network namespace that the agent runs in, but for a pod's own side: a thread enters the
+//! pod's namespace, and ends with its work, so no other thread is ever in a foreign namespace.
+
+mod host;
+mod link;
+mod netns;
+mod pod;
+mod routes;
+mod sysctl;
+
+use std::path::PathBuf;
+
+pub(crate) use host::HostDevice;
+pub(crate) use pod::{PodLink, PodLinkRequest};
+
+use rtnetlink::Handle;
+
+/// A MAC address.
+pub(crate) type Mac = [u8; 6];
+
+/// Why the network could not be configured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetError {
+    #[error("cannot {action}: {source}")]
+    Netlink { action: String, source: rtnetlink::Error },
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(std::io::Error),
+    #[error("cannot enter network namespace {path}: {source}; give a path below /run/netns or /proc/<pid>/ns/net, and run as root", path = path.display())]
+    Enter { path: PathBuf, source: std::io::Error },
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Sysctl { path: PathBuf, source: std::io::Error },
+    #[error("cannot run the thread for network namespace {path}: {source}", path = path.display())]
+    Thread { path: PathBuf, source: std::io::Error },
+    #[error("the thread in network namespace {path} panicked", path = path.display())]
+    Panicked { path: PathBuf },
+    #[error("network device {name} does not exist{hint}")]
+    NoDevice { name: String, hint: &'static str },
+    #[error("route to {destination}: {message}")]
+    Route { destination: ipnet::IpNet, message: String },
+}
+
+impl NetError {
+    pub(crate) fn netlink(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Netlink { action, source }
+    }
+}
+
+/// Netlink in the agent's own network namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Net {
+    handle: Handle,
+}
+
+impl Net {
+    /// Opens a socket. Must be called in a tokio runtime; the connection lives as long as the runtime.
+    pub(crate) fn open() -> Result<Self, NetError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetError::Socket)?;
+        // Ends by itself once the last handle is gone.
+        drop(tokio::spawn(connection));
+        Ok(Self { handle })
+    }
+
+    /// The index of a device.
+    pub(crate) async fn ifindex(&self, name: &str) -> Result<u32, NetError> {
+        let hint = "; name existing devices with --device";
+        match link::find(&self.handle, name).await? {
+            Some(found) => Ok(found.index),
+            None => Err(NetError::NoDevice { name: name.to_owned(), hint }),
+        }
+    }
+
+    /// Names of all devices by index.
+    pub(crate) async fn names(&self) -> Result<Vec<(u32, String)>, NetError> {
+        link::names(&self.handle).await
+    }
+}
