@@ -1,1 +1,25 @@
-//! specola-flow-server
+//! From kernel events to flows in the ring, and from the ring to Hubble's clients.
+//!
+//! [`flow_server`] gives two halves of one thing. The [`Pipeline`] belongs to the thread that reads the kernel's ring
+//! buffers: it turns each event into one or two flows and never waits. The [`FlowServer`] is the side that answers:
+//! gRPC ([`FlowServer::serve`]), counters, metrics; it is cheap to clone.
+//!
+//! ```text
+//! event reader thread:  reader.run(stop, |tick| { pipeline.ingest(tick.events, tick.clock_offset_ns); })
+//! other event sources:  server.agent_events().send(event)      bounded, refuses when full
+//! async runtime:        server.serve(listeners, drain)
+//! ```
+#![forbid(unsafe_code)]
+
+mod clock;
+mod convert;
+mod ledger;
+mod namespaces;
+mod pipeline;
+mod shared;
+
+pub use clock::Clock;
+pub use convert::BadRecord;
+pub use ledger::LedgerCounts;
+pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};
+pub use shared::{Config, FlowServer, FlowStatus, flow_server};

@@ -1,0 +1,115 @@
+//! The writing side: events in, flows into the ring, readers woken once per batch.
+
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, SyncSender, TrySendError},
+};
+
+use specola_datapath_common::event::Event;
+use specola_directory::Directory;
+use specola_flow::Flow;
+use specola_ring::Writer;
+use tokio::sync::watch;
+
+use crate::{convert::convert, ledger::Batch, namespaces::NamespaceTracker, shared::Shared};
+
+/// Turns events into flows. It belongs to the thread that reads the kernel's ring buffers and never waits.
+#[derive(Debug)]
+pub struct Pipeline {
+    shared: Arc<Shared>,
+    ring: Writer<Flow>,
+    head: watch::Sender<u64>,
+    agent_events: Receiver<Event>,
+    namespaces: NamespaceTracker,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        ring: Writer<Flow>,
+        head: watch::Sender<u64>,
+        agent_events: Receiver<Event>,
+    ) -> Self {
+        Self { shared, ring, head, agent_events, namespaces: NamespaceTracker::default() }
+    }
+
+    /// Takes a batch of events, then what other sources have queued ([`AgentEvents`]), and wakes the readers.
+    ///
+    /// Call it on every tick, with an empty batch too, or queued events wait. `clock_offset_ns` is wall clock less
+    /// boot clock. No allocation per flow.
+    pub fn ingest(&mut self, events: &[Event], clock_offset_ns: i64) {
+        let shared = Arc::clone(&self.shared);
+        let directory = shared.directory.load();
+        let mut batch = Batch { consumed: events.len() as u64, ..Batch::default() };
+        for event in events {
+            self.push(event, clock_offset_ns, &directory, &mut batch);
+        }
+        while let Ok(event) = self.agent_events.try_recv() {
+            batch.agent += 1;
+            self.push(&event, clock_offset_ns, &directory, &mut batch);
+        }
+        shared.ledger.add(&batch);
+        if batch.pushed > 0 {
+            self.head.send_replace(self.ring.pushed());
+        }
+    }
+
+    /// Counts records that the reader took from a ring buffer but could not read as events. `reason` is
+    /// [`specola_datapath_common::event::BadEvent::reason`]'s label.
+    pub fn reject(&self, reason: &'static str, count: u64) {
+        if count > 0 {
+            self.shared.ledger.add(&Batch { consumed: count, ..Batch::default() });
+            self.shared.ledger.reject(reason, count);
+        }
+    }
+
+    fn push(&mut self, event: &Event, clock_offset_ns: i64, directory: &Directory, batch: &mut Batch) {
+        let flows = match convert(event, clock_offset_ns, directory) {
+            Ok(flows) => flows,
+            Err(bad) => return self.shared.ledger.reject(bad.reason(), 1),
+        };
+        self.write(&flows.first, batch);
+        if let Some(drop) = flows.drop {
+            self.write(&drop, batch);
+            batch.expanded += 1;
+        }
+    }
+
+    fn write(&mut self, flow: &Flow, batch: &mut Batch) {
+        self.ring.push(flow, flow.time_ns);
+        batch.pushed += 1;
+        let (metas, list) = (self.shared.directory.metas(), &self.shared.namespaces);
+        self.namespaces.track(flow.source_meta, flow.time_ns, metas, list);
+        self.namespaces.track(flow.destination_meta, flow.time_ns, metas, list);
+    }
+}
+
+/// Hands events of other sources (conntrack sweep, restored state) to the pipeline, from any thread, without waiting.
+#[derive(Clone, Debug)]
+pub struct AgentEvents {
+    queue: SyncSender<Event>,
+    shared: Arc<Shared>,
+}
+
+/// The queue to the pipeline is full, or the pipeline ended. The event is lost and counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the flow pipeline's queue for agent events is full or closed")]
+pub struct AgentQueueFull;
+
+impl AgentEvents {
+    pub(crate) const fn new(queue: SyncSender<Event>, shared: Arc<Shared>) -> Self {
+        Self { queue, shared }
+    }
+
+    /// Queues an event for the pipeline's next tick.
+    ///
+    /// # Errors
+    /// The queue is full or the pipeline ended; the loss is counted.
+    pub fn send(&self, event: Event) -> Result<(), AgentQueueFull> {
+        self.queue.try_send(event).map_err(|full: TrySendError<Event>| {
+            let (TrySendError::Full(_) | TrySendError::Disconnected(_)) = full;
+            self.shared.ledger.refuse_agent_event();
+            AgentQueueFull
+        })
+    }
+}

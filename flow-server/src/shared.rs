@@ -1,0 +1,157 @@
+//! What the writing side and the answering side share.
+
+use std::sync::{Arc, mpsc::sync_channel};
+
+use specola_directory::DirectoryReader;
+use specola_flow::{Flow, InstanceId};
+use specola_ring::{InvalidCapacity, Next, Read, Reader, ring};
+use tokio::sync::watch;
+
+use crate::{
+    clock::Clock,
+    ledger::{Ledger, LedgerCounts},
+    namespaces::Namespaces,
+    pipeline::{AgentEvents, Pipeline},
+};
+
+/// How the flow server is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Flows that the ring holds: a power of two.
+    pub capacity: usize,
+    /// Tells this run of the agent apart, in the ids of flows.
+    pub instance: InstanceId,
+    /// Version in `emitter.version` and in the `hubble-server-version` header, such as `0.1.0`.
+    pub version: String,
+    /// Version for people, such as `specola v0.1.0`.
+    pub version_text: String,
+    /// Wall clock.
+    pub clock: Clock,
+}
+
+impl Config {
+    /// The default capacity, the system's clock and this version; `instance` should differ from run to run.
+    pub fn new(instance: InstanceId, version: &str) -> Self {
+        Self {
+            capacity: specola_ring::DEFAULT_CAPACITY,
+            instance,
+            version: version.to_owned(),
+            version_text: format!("specola v{version}"),
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// Makes the two halves: the pipeline for the reader's thread, the server for everyone else.
+///
+/// # Errors
+/// The capacity is not a power of two, or there is no memory for it.
+pub fn flow_server(
+    config: Config,
+    directory: DirectoryReader,
+) -> Result<(Pipeline, FlowServer), InvalidCapacity> {
+    let (ring_writer, ring_reader) = ring(config.capacity)?;
+    let (head_sender, head) = watch::channel(0);
+    let (agent_sender, agent_receiver) = sync_channel(AGENT_QUEUE);
+    let shared = Arc::new(Shared {
+        started_ns: config.clock.now_ns(),
+        config,
+        directory,
+        ring: ring_reader,
+        head,
+        ledger: Ledger::default(),
+        namespaces: Namespaces::default(),
+    });
+    let agent_events = AgentEvents::new(agent_sender, Arc::clone(&shared));
+    let pipeline = Pipeline::new(Arc::clone(&shared), ring_writer, head_sender, agent_receiver);
+    Ok((pipeline, FlowServer { shared, agent_events }))
+}
+
+/// Events of other sources that may wait for the pipeline's next tick.
+const AGENT_QUEUE: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) started_ns: u64,
+    pub(crate) directory: DirectoryReader,
+    pub(crate) ring: Reader<Flow>,
+    /// The ring's head after each batch; closed when the pipeline is gone.
+    pub(crate) head: watch::Receiver<u64>,
+    pub(crate) ledger: Ledger,
+    pub(crate) namespaces: Namespaces,
+}
+
+/// The answering side. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FlowServer {
+    pub(crate) shared: Arc<Shared>,
+    agent_events: AgentEvents,
+}
+
+/// State of ring and pipeline.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FlowStatus {
+    /// Flows since the start.
+    pub seen: u64,
+    /// Flows that can be read now.
+    pub held: u64,
+    /// Flows that can be held.
+    pub capacity: u64,
+    /// Flows that newer ones overwrote.
+    pub overwritten: u64,
+    /// Flows per second over the last minute.
+    pub rate: f64,
+    /// Since the start, ns.
+    pub uptime_ns: u64,
+    /// The pipeline's counters.
+    pub ledger: LedgerCounts,
+}
+
+impl FlowServer {
+    /// State of ring and pipeline.
+    pub fn status(&self) -> FlowStatus {
+        let shared = &self.shared;
+        let now_ns = shared.config.clock.now_ns();
+        let seen = shared.ring.head();
+        let overwritten = seen.saturating_sub(shared.ring.capacity());
+        FlowStatus {
+            seen,
+            held: seen - overwritten,
+            capacity: shared.ring.capacity(),
+            overwritten,
+            rate: flows_rate(&shared.ring, now_ns),
+            uptime_ns: now_ns.saturating_sub(shared.started_ns),
+            ledger: shared.ledger.counts(),
+        }
+    }
+
+    /// A way in for events that do not come from the kernel's ring buffers.
+    pub fn agent_events(&self) -> AgentEvents {
+        self.agent_events.clone()
+    }
+
+    /// A reader of the flow ring.
+    pub fn ring(&self) -> Reader<Flow> {
+        self.shared.ring.clone()
+    }
+}
+
+/// Flows per second of the last minute; of the time that the ring reaches back when that is less.
+fn flows_rate(ring: &Reader<Flow>, now_ns: u64) -> f64 {
+    const WINDOW_NS: u64 = 60 * 1_000_000_000;
+    let window_start = now_ns.saturating_sub(WINDOW_NS);
+    let oldest = ring.oldest();
+    let mut cursor = ring.cursor(ring.seek_since(window_start));
+    let (first_seq, first_ns) = loop {
+        match cursor.next() {
+            Next::Item { seq, value } if value.time_ns >= window_start => break (seq, value.time_ns),
+            Next::Item { .. } | Next::Lost(_) => {}
+            Next::Pending => return 0.0,
+        }
+    };
+    let count = ring.head().saturating_sub(first_seq);
+    let is_whole_ring = first_seq <= oldest || matches!(ring.read(first_seq - 1), Read::Overwritten);
+    let span_ns = if is_whole_ring { now_ns.saturating_sub(first_ns) } else { WINDOW_NS };
+    count as f64 / (span_ns.max(1) as f64 / 1e9)
+}
