@@ -1,1 +1,29 @@
-//! specola-datapath
+//! Puts the kernel programs to work: loads and pins them with their maps, attaches them to interfaces, keeps the maps,
+//! and reads the events.
+//!
+//! The agent owns one [`Datapath`] per node. Its methods make system calls and, for policy, wait for a kernel grace
+//! period, so they belong on a blocking thread. [`EventReader::run`] wants a thread of its own. Programs, maps and
+//! links are pinned: they outlive the process, and [`Datapath::load`] takes them over.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod attach;
+mod config;
+mod datapath;
+mod events;
+mod load;
+mod maps;
+
+pub use attach::{AttachError, Attachment, Hook};
+pub use config::{AttachMode, Config, ConfigError};
+pub use datapath::Datapath;
+pub use events::{EventReader, ReaderCounts, Rejected, Tick};
+pub use load::{LoadError, RecreatedMap};
+pub use maps::MapsError;
+pub use maps::conntrack::{Connection, ConnectionKey, Conntrack};
+pub use maps::counters::{Counters, PacketCounts};
+pub use maps::endpoints::EndpointError;
+pub use maps::policy::{ApplyError, PolicyUpdate};
+pub use specola_datapath_common as abi;
+
+/// The kernel programs as compiled, an ELF object.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/specola.o"));

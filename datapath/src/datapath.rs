@@ -1,0 +1,317 @@
+//! The whole of one node's datapath.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData, RingBuf};
+use ipnet::IpNet;
+use specola_datapath_common::endpoint::{EndpointRecord, PolicyState};
+use specola_datapath_common::event::lane;
+use specola_datapath_common::ipcache::IpInfo;
+use specola_datapath_common::metrics::LaneCount;
+use specola_datapath_common::names;
+use specola_datapath_common::policy::{PolicyKey, PolicyValue};
+
+use crate::attach::{self, AttachError, Attacher, Attachment};
+use crate::config::{AttachMode, Config};
+use crate::events::{EventReader, Ledger, ReaderCounts};
+use crate::load::{self, LoadError, RecreatedMap};
+use crate::maps::conntrack::Conntrack;
+use crate::maps::counters::{Counters, PacketCounts};
+use crate::maps::endpoints::{self, EndpointError, EndpointTable};
+use crate::maps::ipcache::Ipcache;
+use crate::maps::policy::{ApplyError, PolicyMaps, PolicyUpdate};
+use crate::maps::words::Words;
+use crate::maps::{MapsError, take, take_as};
+
+/// Loaded programs with their maps.
+///
+/// Dropping it detaches and removes nothing: links and maps are pinned, and the next [`Self::load`] takes them over.
+#[derive(Debug)]
+pub struct Datapath {
+    ebpf: Ebpf,
+    attacher: Attacher,
+    endpoints: EndpointTable,
+    policy: PolicyMaps,
+    ipcache: Ipcache,
+    node: NodeEpoch,
+    counters: Counters,
+    conntrack: Option<Conntrack>,
+    reader: Option<EventReader>,
+    ledger: Ledger,
+    recreated: Vec<RecreatedMap>,
+}
+
+impl Datapath {
+    /// Loads the programs and makes or takes over the pinned maps. Programs that an earlier process attached run on
+    /// until the same interface is attached again.
+    ///
+    /// Endpoints found in the maps keep their policy: see [`Self::endpoints`].
+    ///
+    /// # Errors
+    /// No BPF file system, no right to load programs, a kernel that refuses them, or a setting out of range.
+    pub fn load(config: &Config) -> Result<Self, LoadError> {
+        let load::Loaded { mut ebpf, recreated, policy, pins } = load::load(config)?;
+        let ledger = Ledger::open(&pins.map(READER_PIN))?;
+        let mut datapath = Self {
+            attacher: Attacher::new(config.attach, pins.links()),
+            endpoints: EndpointTable::open(&mut ebpf)?,
+            policy: PolicyMaps::open(&mut ebpf, policy, pins.policy())?,
+            ipcache: Ipcache::open(&mut ebpf)?,
+            node: NodeEpoch::open(&mut ebpf)?,
+            counters: Counters::open(&mut ebpf)?,
+            conntrack: Some(Conntrack::open(&mut ebpf, config.ct_tcp_entries.max(config.ct_any_entries))?),
+            reader: Some(EventReader::new(rings(&mut ebpf)?, config.lane_bytes, ledger.clone())),
+            ledger,
+            ebpf,
+            recreated,
+        };
+        for (slot, record) in datapath.endpoints() {
+            datapath.policy.open_slot(slot, EndpointRecord::active(record.word))?;
+        }
+        Ok(datapath)
+    }
+
+    /// Maps whose pins had another layout and were replaced by empty ones at load.
+    pub fn recreated(&self) -> &[RecreatedMap] {
+        &self.recreated
+    }
+
+    /// How programs are hooked: [`AttachMode::Tcx`] or [`AttachMode::Clsact`].
+    pub fn attach_mode(&self) -> AttachMode {
+        self.attacher.mode()
+    }
+
+    /// Attaches to the host side of a pod's veth pair, in this thread's network namespace.
+    ///
+    /// # Errors
+    /// No such interface, or the kernel refuses.
+    pub fn attach_endpoint(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.attacher.attach(&mut self.ebpf, ifindex, attach::ENDPOINT)
+    }
+
+    /// Attaches to a device of the node, in this thread's network namespace.
+    ///
+    /// # Errors
+    /// No such interface, or the kernel refuses.
+    pub fn attach_netdev(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.attacher.attach(&mut self.ebpf, ifindex, attach::NETDEV)
+    }
+
+    /// Attaches to the device between pods and the host's stack, in this thread's network namespace.
+    ///
+    /// # Errors
+    /// No such interface, or the kernel refuses.
+    pub fn attach_host(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.attacher.attach(&mut self.ebpf, ifindex, attach::HOST)
+    }
+
+    /// Detaches everything of ours from an interface, which may be gone already.
+    ///
+    /// # Errors
+    /// A pin cannot be removed, or the kernel refuses.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        self.attacher.detach(ifindex)
+    }
+
+    /// Pinned links, also those of interfaces that are gone.
+    ///
+    /// # Errors
+    /// The pin directory cannot be read.
+    pub fn attachments(&self) -> Result<Vec<Attachment>, AttachError> {
+        self.attacher.attachments()
+    }
+
+    /// Endpoints in the table, with their slots; after a restart those of the earlier process.
+    pub fn endpoints(&self) -> Vec<(u16, EndpointRecord)> {
+        self.endpoints.iter().collect()
+    }
+
+    /// The endpoint of a slot.
+    pub fn endpoint(&self, slot: u16) -> Option<EndpointRecord> {
+        self.endpoints.live(slot)
+    }
+
+    /// Whether an endpoint lives in a slot and has a realized policy.
+    pub fn is_ready(&self, slot: u16) -> bool {
+        self.endpoints.live(slot).is_some_and(|record| endpoints::is_ready(&record))
+    }
+
+    /// Adds an endpoint. A new one drops its packets until its first policy is applied; its `word` and `policy`
+    /// fields do not matter. One that lives in the slot already (same id, interface and addresses) keeps its policy;
+    /// its identity and MAC addresses are brought up to date.
+    ///
+    /// # Errors
+    /// The slot does not exist or belongs to another endpoint, a field is unset, or a map fails.
+    pub fn add_endpoint(&mut self, slot: u16, record: &EndpointRecord) -> Result<(), EndpointError> {
+        endpoints::check_record(slot, record)?;
+        if let Some(holder) = self.endpoints.live(slot) {
+            if !endpoints::same_endpoint(&holder, record) {
+                return Err(EndpointError::Taken { slot, holder: holder.id, ifindex: holder.ifindex });
+            }
+            self.policy.open_slot(slot, EndpointRecord::active(holder.word))?;
+            return Ok(self.endpoints.refresh(slot, record)?);
+        }
+        let active = EndpointRecord::active(self.endpoints.record(slot).word);
+        self.policy.open_slot(slot, active)?;
+        self.policy.clear_slot(slot)?;
+        Ok(self.endpoints.insert(slot, record)?)
+    }
+
+    /// Removes an endpoint and its policy; packets of its interface drop from now on. An empty slot is no error.
+    ///
+    /// # Errors
+    /// The slot does not exist, or a map fails.
+    pub fn remove_endpoint(&mut self, slot: u16) -> Result<(), EndpointError> {
+        endpoints::check_slot(slot)?;
+        if self.endpoints.live(slot).is_some() {
+            self.endpoints.remove(slot)?;
+        }
+        Ok(self.policy.close_slot(slot)?)
+    }
+
+    /// Applies a change of one endpoint's policy, atomically for packets. Gives the endpoint's new policy epoch.
+    ///
+    /// Waits for a kernel grace period; to change many endpoints use [`Self::apply_policies`].
+    ///
+    /// # Errors
+    /// The policy does not fit, an entry is malformed, the slot is empty, or a map fails. The old policy holds then.
+    pub fn apply_policy(
+        &mut self,
+        slot: u16,
+        upserts: &[(PolicyKey, PolicyValue)],
+        deletes: &[PolicyKey],
+        state: PolicyState,
+    ) -> Result<u32, ApplyError> {
+        let update = PolicyUpdate { slot, upserts: upserts.to_vec(), deletes: deletes.to_vec(), state };
+        let mut results = self.apply_policies(&[update]);
+        results.pop().expect("one result per update")
+    }
+
+    /// Applies changes of several endpoints' policies under one grace period. One result per update, as
+    /// [`Self::apply_policy`] gives it; an update that fails does not hold up the others.
+    pub fn apply_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<Result<u32, ApplyError>> {
+        self.policy.apply(&self.endpoints, updates)
+    }
+
+    /// Policy entries in force for an endpoint.
+    pub fn policy(&self, slot: u16) -> Option<&HashMap<PolicyKey, PolicyValue>> {
+        self.policy.content(slot)
+    }
+
+    /// Policy entries that the kernel holds in one of an endpoint's two tries (0 or 1), read from the kernel.
+    ///
+    /// # Errors
+    /// The trie cannot be read.
+    pub fn policy_side(&self, slot: u16, side: u32) -> Result<HashMap<PolicyKey, PolicyValue>, MapsError> {
+        self.policy.kernel_content(slot, side)
+    }
+
+    /// Sets what is known of an address or prefix, and lets cached verdicts be decided anew.
+    ///
+    /// # Errors
+    /// The map is full or fails.
+    pub fn upsert_ip(&mut self, net: IpNet, info: IpInfo) -> Result<(), MapsError> {
+        self.ipcache.upsert(net, info)?;
+        self.node.bump();
+        Ok(())
+    }
+
+    /// Forgets an address or prefix. Gives whether it was known.
+    ///
+    /// # Errors
+    /// The map fails.
+    pub fn remove_ip(&mut self, net: IpNet) -> Result<bool, MapsError> {
+        let was_known = self.ipcache.remove(net)?;
+        if was_known {
+            self.node.bump();
+        }
+        Ok(was_known)
+    }
+
+    /// What is known of addresses and prefixes, read from the kernel.
+    ///
+    /// # Errors
+    /// The map fails.
+    pub fn ips(&self) -> Result<HashMap<IpNet, IpInfo>, MapsError> {
+        self.ipcache.entries()
+    }
+
+    /// Makes the table of addresses equal to the one given, in place: unchanged entries are not touched. Gives how
+    /// many entries were written or removed.
+    ///
+    /// # Errors
+    /// The map is full or fails; what was changed until then stays.
+    pub fn sync_ips(&mut self, wanted: &HashMap<IpNet, IpInfo>) -> Result<usize, MapsError> {
+        let changed = self.ipcache.become_equal_to(wanted);
+        self.node.bump();
+        changed
+    }
+
+    /// Packets and bytes by direction and fate.
+    ///
+    /// # Errors
+    /// The map fails.
+    pub fn packet_counts(&self) -> Result<Vec<PacketCounts>, MapsError> {
+        self.counters.packets()
+    }
+
+    /// What happened to the records of each lane; indexed by [`lane`].
+    ///
+    /// # Errors
+    /// The map fails.
+    pub fn lane_counts(&self) -> Result<[LaneCount; lane::COUNT], MapsError> {
+        self.counters.lanes()
+    }
+
+    /// What readers took out of the lanes since the maps were made, also those of earlier processes.
+    pub fn reader_counts(&self) -> ReaderCounts {
+        let (consumed, rejected) = self.ledger.read();
+        ReaderCounts { consumed, rejected }
+    }
+
+    /// The event reader; it can be taken once.
+    pub fn take_reader(&mut self) -> Option<EventReader> {
+        self.reader.take()
+    }
+
+    /// The connection tables; they can be taken once, so that a sweep does not hold up anything else.
+    pub fn take_conntrack(&mut self) -> Option<Conntrack> {
+        self.conntrack.take()
+    }
+
+    /// The node-wide epoch: verdicts that were cached under another one are decided anew.
+    pub fn node_epoch(&self) -> u64 {
+        self.node.0.word(0).load(Ordering::Relaxed)
+    }
+}
+
+/// The epoch of everything that is known of addresses.
+#[derive(Debug)]
+struct NodeEpoch(Words, #[expect(dead_code, reason = "keeps the map open as long as its mapping")] Map);
+
+impl NodeEpoch {
+    fn open(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
+        let map = take(ebpf, names::NODE)?;
+        let Map::Array(data) = &map else {
+            return Err(MapsError::Missing { name: names::NODE });
+        };
+        let words = Words::map(data.fd().as_fd(), size_of::<u64>())
+            .map_err(|source| MapsError::Mmap { name: names::NODE, source })?;
+        Ok(Self(words, map))
+    }
+
+    /// Release: a program that sees the new epoch sees the entries written before.
+    fn bump(&self) {
+        self.0.word(0).fetch_add(1, Ordering::Release);
+    }
+}
+
+fn rings(ebpf: &mut Ebpf) -> Result<[RingBuf<MapData>; lane::COUNT], MapsError> {
+    let [deny, allow, trace] = load::LANES;
+    Ok([take_as(ebpf, deny)?, take_as(ebpf, allow)?, take_as(ebpf, trace)?])
+}
+
+const READER_PIN: &str = "SP_READER";

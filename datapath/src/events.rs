@@ -1,0 +1,11 @@
+//! The event reader: drains the lanes, merges them in time, and hands batches to a sink.
+
+mod clock;
+mod ledger;
+mod merge;
+mod reader;
+
+pub use merge::Rejected;
+pub use reader::{EventReader, ReaderCounts, Tick};
+
+pub(crate) use ledger::Ledger;

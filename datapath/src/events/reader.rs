@@ -1,0 +1,166 @@
+//! The thread that drains the lanes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use specola_datapath_common::event::{BadEvent, Event, lane};
+
+use super::clock::Clock;
+use super::ledger::Ledger;
+use super::merge::{Lane, Merge, Rejected};
+
+/// One batch of events, in the order of their stamps.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick<'a> {
+    /// The events. A later batch may hold an earlier stamp only if its program was held up after it took the time.
+    pub events: &'a [Event],
+    /// Nanoseconds to add to [`Event::boot_ns`] to get wall time (since 1970, UTC).
+    pub clock_offset_ns: i64,
+    /// Samples since the previous batch that were no events.
+    pub rejected: Rejected,
+}
+
+/// What a reader did from start to stop.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ReaderCounts {
+    /// Samples taken out of each lane, good and bad; indexed by [`lane`].
+    pub consumed: [u64; lane::COUNT],
+    /// Samples that were no events.
+    pub rejected: Rejected,
+}
+
+/// Drains the lanes of one node. There is one reader per node at a time.
+#[derive(Debug)]
+pub struct EventReader {
+    merge: Merge<Ring>,
+    ledger: Ledger,
+    clock: Clock,
+    /// Rounds that empty the lanes even when they were full at the beginning.
+    rounds_to_drain: usize,
+}
+
+impl EventReader {
+    pub(crate) fn new(
+        rings: [RingBuf<MapData>; lane::COUNT],
+        lane_bytes: [u32; lane::COUNT],
+        ledger: Ledger,
+    ) -> Self {
+        let bytes: usize = lane_bytes.iter().map(|bytes| *bytes as usize).sum();
+        Self {
+            merge: Merge::new(rings.map(Ring), BATCH),
+            ledger,
+            clock: Clock::new(),
+            rounds_to_drain: bytes / size_of::<Event>() / BATCH + 1,
+        }
+    }
+
+    /// Reads until `stop` is set, then drains what the lanes hold and returns. Runs on the calling thread.
+    ///
+    /// `sink` gets every batch; it should be quick, because while it runs nothing drains the lanes.
+    pub fn run(mut self, stop: Arc<AtomicBool>, mut sink: impl FnMut(Tick<'_>)) -> ReaderCounts {
+        let mut counts = ReaderCounts::default();
+        let mut pace = Pace::default();
+        while !stop.load(Ordering::Acquire) {
+            // Without the clock nothing can wait for the next round.
+            let cut = Clock::boot_ns().unwrap_or(u64::MAX);
+            self.round(cut, &mut counts, &mut sink);
+            if !self.merge.is_full() {
+                std::thread::sleep(pace.after(!self.merge.batch().is_empty()));
+            }
+        }
+        for _ in 0..self.rounds_to_drain {
+            self.round(u64::MAX, &mut counts, &mut sink);
+            if !self.merge.is_full() {
+                break;
+            }
+        }
+        counts
+    }
+
+    /// Starts [`Self::run`] on a thread of its own.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn spawn(
+        self,
+        stop: Arc<AtomicBool>,
+        sink: impl FnMut(Tick<'_>) + Send + 'static,
+    ) -> std::io::Result<std::thread::JoinHandle<ReaderCounts>> {
+        std::thread::Builder::new().name("events".to_owned()).spawn(move || self.run(stop, sink))
+    }
+
+    fn round(&mut self, cut: u64, counts: &mut ReaderCounts, sink: &mut impl FnMut(Tick<'_>)) {
+        let before = self.merge.consumed();
+        self.merge.collect(cut);
+        let (consumed, rejected) = (self.merge.consumed(), self.merge.rejected());
+        if !self.merge.batch().is_empty() || rejected.total() > 0 {
+            let clock_offset_ns = self.clock.offset_ns();
+            sink(Tick { events: self.merge.batch(), clock_offset_ns, rejected });
+        }
+        counts.consumed = consumed;
+        counts.rejected += rejected;
+        let taken = std::array::from_fn(|index| consumed[index] - before[index]);
+        self.ledger.add(taken, rejected);
+    }
+}
+
+/// A lane in the kernel.
+struct Ring(RingBuf<MapData>);
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").finish_non_exhaustive()
+    }
+}
+
+impl Lane for Ring {
+    fn pop(&mut self) -> Option<Result<Event, BadEvent>> {
+        // The sample is given back to the kernel when `item` drops, after the copy.
+        let item = self.0.next()?;
+        Some(Event::from_bytes(&item).copied())
+    }
+}
+
+/// How long to sleep between rounds: short while events come, longer when none do.
+#[derive(Debug, Default)]
+struct Pace {
+    empty_rounds: u32,
+}
+
+impl Pace {
+    fn after(&mut self, had_events: bool) -> Duration {
+        self.empty_rounds = if had_events { 0 } else { self.empty_rounds.saturating_add(1) };
+        let doublings = self.empty_rounds.saturating_sub(PATIENCE).min(8);
+        (BUSY * 2u32.pow(doublings)).min(IDLE)
+    }
+}
+
+const BATCH: usize = 8192;
+/// Sleep while events come.
+const BUSY: Duration = Duration::from_micros(500);
+/// Longest sleep.
+const IDLE: Duration = Duration::from_millis(5);
+/// Empty rounds before sleeps grow.
+const PATIENCE: u32 = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleeps_grow_when_nothing_comes_and_shrink_at_once() {
+        let mut pace = Pace::default();
+        for _ in 0..PATIENCE {
+            assert_eq!(pace.after(false), BUSY);
+        }
+        assert_eq!(pace.after(false), 2 * BUSY);
+        assert_eq!(pace.after(false), 4 * BUSY);
+        for _ in 0..1000 {
+            assert!(pace.after(false) <= IDLE);
+        }
+        assert_eq!(pace.after(false), IDLE);
+        assert_eq!(pace.after(true), BUSY);
+    }
+}

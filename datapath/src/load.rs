@@ -1,0 +1,277 @@
+//! From the object file to loaded programs and pinned maps.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::statfs::{FsType, statfs};
+use specola_datapath_common::event::lane;
+use specola_datapath_common::{config as globals, names};
+
+use self::layout::{Definitions, Layout};
+use crate::OBJECT;
+use crate::config::{Config, ConfigError};
+use crate::maps::{MapsError, chain};
+
+mod layout;
+
+/// Why the datapath could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A setting is out of range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The pin directory is not on a BPF file system.
+    #[error("{} is on no BPF file system: mount one (`mount -t bpf bpf /sys/fs/bpf`) and use a directory on it", path.display())]
+    NotBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The pin directory cannot be used.
+    #[error("pin directory {}: {what}: {source}", path.display())]
+    PinDir {
+        /// The directory or file.
+        path: PathBuf,
+        /// What was being done.
+        what: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The built-in object cannot be parsed.
+    #[error("the built-in kernel programs cannot be read: {source}")]
+    Object {
+        /// The cause.
+        source: aya_obj::ParseError,
+    },
+    /// Maps could not be made, or the object was refused before the verifier saw a program.
+    #[error("kernel programs cannot be loaded: {}; {}", chain(source), hint(source))]
+    Maps {
+        /// The cause.
+        source: Box<EbpfError>,
+    },
+    /// The kernel refused a program.
+    #[error("kernel refuses program {program}: {}{}", reason(source), verifier_log(source))]
+    Program {
+        /// Name of the program.
+        program: String,
+        /// The cause.
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a program or has one of another type.
+    #[error("the built-in object has no traffic program {program}: build program and loader from one source")]
+    NoProgram {
+        /// Name of the program.
+        program: String,
+    },
+    /// A loaded map is not what was expected.
+    #[error(transparent)]
+    Map(#[from] MapsError),
+}
+
+/// A pinned map that was replaced by an empty one, because another layout was wanted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RecreatedMap {
+    /// Name of the map.
+    pub name: String,
+    /// What differs, for people.
+    pub difference: String,
+}
+
+/// What loading gives.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) ebpf: Ebpf,
+    pub(crate) recreated: Vec<RecreatedMap>,
+    /// Definition of the outer policy map.
+    pub(crate) policy: aya_obj::Map,
+    pub(crate) pins: Pins,
+}
+
+/// Where things are pinned.
+#[derive(Clone, Debug)]
+pub(crate) struct Pins {
+    dir: PathBuf,
+}
+
+impl Pins {
+    /// Pin of a map: `<map>@<layout version>`.
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}@{}", specola_datapath_common::LAYOUT_VERSION))
+    }
+
+    /// Directory of the links.
+    pub(crate) fn links(&self) -> PathBuf {
+        self.dir.join("links")
+    }
+
+    /// Directory of the policy tries.
+    pub(crate) fn policy(&self) -> PathBuf {
+        self.dir.join("policy")
+    }
+
+    /// Makes the directories.
+    fn create(config: &Config) -> Result<Self, LoadError> {
+        let pins = Self { dir: config.pin_dir.clone() };
+        let existing = config.pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let kind = statfs(existing).map_err(|error| LoadError::PinDir {
+            path: existing.to_owned(),
+            what: "find out its file system",
+            source: error.into(),
+        })?;
+        if kind.filesystem_type() != BPFFS {
+            return Err(LoadError::NotBpffs { path: config.pin_dir.clone() });
+        }
+        for path in [pins.links(), pins.policy()] {
+            std::fs::create_dir_all(&path).map_err(|source| LoadError::PinDir {
+                path,
+                what: "create",
+                source,
+            })?;
+        }
+        Ok(pins)
+    }
+}
+
+/// Loads maps and programs. Maps that are pinned with the wanted layout are reused with their content.
+pub(crate) fn load(config: &Config) -> Result<Loaded, LoadError> {
+    config.check()?;
+    raise_memlock();
+    let pins = Pins::create(config)?;
+    let definitions = Definitions::parse(OBJECT, &sizes(config))?;
+    let recreated = drop_other_layouts(&definitions, &pins)?;
+    let mut ebpf = load_maps(config, &definitions, &pins)?;
+    load_programs(&mut ebpf)?;
+    let policy = definitions.outer_policy().ok_or(MapsError::Missing { name: names::POLICY })?;
+    Ok(Loaded { ebpf, recreated, policy, pins })
+}
+
+/// Sizes that the configuration decides.
+fn sizes(config: &Config) -> HashMap<&'static str, u32> {
+    let mut sizes = HashMap::from([
+        (names::CT4_TCP, config.ct_tcp_entries),
+        (names::CT4_ANY, config.ct_any_entries),
+        (names::CT6_TCP, config.ct_tcp_entries),
+        (names::CT6_ANY, config.ct_any_entries),
+    ]);
+    sizes.extend(LANES.into_iter().zip(config.lane_bytes));
+    sizes
+}
+
+/// Unpins maps whose layout differs from the wanted one. Maps that only make sense together go together.
+fn drop_other_layouts(definitions: &Definitions, pins: &Pins) -> Result<Vec<RecreatedMap>, LoadError> {
+    let mut differences: HashMap<&str, String> = HashMap::new();
+    for (name, wanted) in definitions.pinned() {
+        let path = pins.map(name);
+        if !path.exists() {
+            continue;
+        }
+        let found = Layout::of_pin(&path).map_err(|source| MapsError::Kernel {
+            name: PINNED,
+            what: "look at its pin",
+            source,
+        })?;
+        if let Some(difference) = wanted.difference(&found) {
+            differences.insert(name, difference);
+        }
+    }
+    if TOGETHER.iter().any(|name| differences.contains_key(name)) {
+        for name in TOGETHER.iter().filter(|name| pins.map(name).exists()) {
+            differences.entry(name).or_insert_with(|| "goes with a map that changed".to_owned());
+        }
+    }
+    let mut recreated = Vec::new();
+    for (name, difference) in differences {
+        let path = pins.map(name);
+        tracing::warn!(map = name, %difference, "pinned map has another layout and begins anew, empty");
+        std::fs::remove_file(&path).map_err(|source| LoadError::PinDir { path, what: "unpin", source })?;
+        recreated.push(RecreatedMap { name: name.to_owned(), difference });
+    }
+    recreated.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(recreated)
+}
+
+fn load_maps(config: &Config, definitions: &Definitions, pins: &Pins) -> Result<Ebpf, LoadError> {
+    let host_mac = globals::mac_word(config.host_mac);
+    let dual_stack = u32::from(config.dual_stack);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(globals::HOST_IFINDEX, &config.host_ifindex, true)
+        .override_global(globals::HOST_MAC, &host_mac, true)
+        .override_global(globals::TRACE_INTERVAL_MS, &config.trace_interval_ms, true)
+        .override_global(globals::DUAL_STACK, &dual_stack, true);
+    for (name, size) in sizes(config) {
+        loader.map_max_entries(name, size);
+    }
+    for (name, _) in definitions.pinned() {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    loader.load(OBJECT).map_err(|source| LoadError::Maps { source: Box::new(source) })
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for (name, program) in ebpf.programs_mut() {
+        let Program::SchedClassifier(classifier) = program else {
+            return Err(LoadError::NoProgram { program: name.to_owned() });
+        };
+        classifier
+            .load()
+            .map_err(|source| LoadError::Program { program: name.to_owned(), source: Box::new(source) })?;
+    }
+    for name in PROGRAMS {
+        if ebpf.program(name).is_none() {
+            return Err(LoadError::NoProgram { program: name.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Kernels before 5.11 charge maps to this limit.
+fn raise_memlock() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        tracing::warn!(%error, "cannot raise the locked-memory limit; maps may be refused on kernels before 5.11");
+    }
+}
+
+fn hint(error: &EbpfError) -> &'static str {
+    if chain(error).contains("Operation not permitted") {
+        "run as root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN)"
+    } else {
+        "Linux 5.15 or later with BPF, BTF and clsact is needed"
+    }
+}
+
+fn reason(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, .. } => io_error.to_string(),
+        other => chain(other),
+    }
+}
+
+/// The end of the verifier's log, where it says what is wrong.
+fn verifier_log(error: &ProgramError) -> String {
+    let ProgramError::LoadError { verifier_log, .. } = error else { return String::new() };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().collect();
+    let first = lines.len().saturating_sub(LOG_LINES);
+    let cut = if first > 0 { format!("\n[{first} lines left out]") } else { String::new() };
+    format!("; the verifier says:{cut}\n{}", lines[first..].join("\n"))
+}
+
+/// Maps of one endpoint's state: if one begins anew, all do.
+const TOGETHER: [&str; 3] = [names::ENDPOINTS, names::IFINDEX_SLOT, names::POLICY];
+/// Ring buffers in the order of [`lane`].
+pub(crate) const LANES: [&str; lane::COUNT] = [names::RING_DENY, names::RING_ALLOW, names::RING_TRACE];
+const PROGRAMS: [&str; 6] = [
+    names::FROM_CONTAINER,
+    names::TO_CONTAINER,
+    names::FROM_NETDEV,
+    names::TO_NETDEV,
+    names::FROM_HOST,
+    names::TO_HOST,
+];
+const PINNED: &str = "(pinned)";
+const LOG_LINES: usize = 40;
+/// `BPF_FS_MAGIC` of `linux/magic.h`.
+const BPFFS: FsType = FsType(0xcafe_4a11);

@@ -1,0 +1,64 @@
+//! Memory of an array map, mapped into this process and accessed as atomic words.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+/// A shared mapping of an array map's values.
+///
+/// The kernel programs see every store at once, and an aligned word is never seen half-written.
+#[derive(Debug)]
+pub(crate) struct Words {
+    start: NonNull<AtomicU64>,
+    words: usize,
+    mapped_bytes: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, is valid until it is dropped, and is accessed through atomics only.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Maps the first `bytes` bytes of an mmapable array map (`bytes` a multiple of 8).
+    pub(crate) fn map(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        let page = usize::try_from(crate::config::page_size()).map_err(io::Error::other)?;
+        let mapped_bytes = bytes.next_multiple_of(page);
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing of ours.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped_bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
+        Ok(Self { start, words: bytes / size_of::<u64>(), mapped_bytes })
+    }
+
+    /// The word at an index.
+    ///
+    /// # Panics
+    /// The index is outside the map: callers check slots before.
+    pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.words, "word {index} of {}", self.words);
+        // SAFETY: inside the mapping (checked above), which is page aligned, lives as long as `self`, and whose memory
+        // is zeroed integers; `AtomicU64` accepts every bit pattern and concurrent access by the kernel.
+        unsafe { self.start.add(index).as_ref() }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: address and length are those that `mmap` returned and was given; no reference outlives `self`.
+        let result = unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped_bytes) };
+        debug_assert_eq!(result, 0, "munmap of our own mapping cannot fail");
+    }
+}
