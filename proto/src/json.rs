@@ -10,7 +10,7 @@ use crate::flow::{AgentEvent, DebugEvent, Flow, LostEvent};
 use crate::google::{Any, Timestamp};
 use crate::observer::{ExportEvent, GetFlowsResponse, export_event, get_flows_response};
 use crate::relay::NodeStatusEvent;
-use crate::specola::v1::{FlowExtension, FlowOptions};
+use crate::specola::v1::{FlowExtension, FlowRequestOptions};
 
 /// Encodes and decodes one message type that may be packed into an [`Any`].
 struct Packable {
@@ -60,7 +60,7 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 }
 
 fn packable(full_name: &str) -> Option<Packable> {
-    [packable_type::<FlowExtension>(), packable_type::<FlowOptions>()]
+    [packable_type::<FlowExtension>(), packable_type::<FlowRequestOptions>()]
         .into_iter()
         .find(|packable| (packable.full_name)() == full_name)
 }
