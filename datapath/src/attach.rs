@@ -199,7 +199,9 @@ fn classifier<'a>(ebpf: &'a mut Ebpf, place: &Place<'_>) -> Result<&'a mut Sched
 }
 
 fn name_of(ifindex: u32) -> Option<String> {
-    if_indextoname(ifindex).ok()?.into_string().ok()
+    let name = if_indextoname(ifindex).ok()?.into_string().ok()?;
+    // nix gives an empty name, not an error, for an index that nobody has.
+    (!name.is_empty()).then_some(name)
 }
 
 /// tcx came with Linux 6.6.

@@ -315,3 +315,6 @@ fn rings(ebpf: &mut Ebpf) -> Result<[RingBuf<MapData>; lane::COUNT], MapsError> 
 }
 
 const READER_PIN: &str = "SP_READER";
+
+#[cfg(test)]
+mod tests;

@@ -95,6 +95,15 @@ impl EndpointTable {
         slots.filter_map(|slot| Some((slot, self.live(slot)?)))
     }
 
+    /// The slot that packets of an interface find.
+    #[cfg(test)]
+    pub(crate) fn slot_of(&self, ifindex: u32) -> Result<Option<u32>, MapError> {
+        match self.by_ifindex.get(&ifindex, 0) {
+            Err(error) if is_not_found(&error) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     /// Writes a new endpoint, not ready, under the slot's next epoch, and makes packets of its interface find it.
     pub(crate) fn insert(&mut self, slot: u16, record: &EndpointRecord) -> Result<(), MapsError> {
         let old = self.record(slot).word;

@@ -216,6 +216,16 @@ impl PolicyMaps {
         Ok(Realized { epoch: endpoints.flip(slot_index, side), old_side, entries_changed })
     }
 
+    /// The first half of an update, as if the process died before the second.
+    #[cfg(test)]
+    pub(crate) fn realize_only(
+        &mut self,
+        endpoints: &EndpointTable,
+        update: &PolicyUpdate,
+    ) -> Result<u32, ApplyError> {
+        self.realize(endpoints, update).map(|realized| realized.epoch)
+    }
+
     fn open_trie(&mut self, slot: u16, side: u32) -> Result<Trie, MapsError> {
         let index = 2 * u32::from(slot) + side;
         match self.outer.get(&index, 0) {
@@ -232,7 +242,15 @@ impl PolicyMaps {
     }
 
     fn create_trie(&mut self, slot: u16, side: u32, index: u32) -> Result<Trie, MapsError> {
-        let definition = self.definition.inner().ok_or(MapsError::Missing { name: names::POLICY })?;
+        let inner = self.definition.inner().ok_or(MapsError::Missing { name: names::POLICY })?;
+        // Type, sizes and flags must be those that the outer map was made with; type information need not be.
+        let definition = aya_obj::Map::new_from_params(
+            inner.map_type(),
+            inner.key_size(),
+            inner.value_size(),
+            inner.max_entries(),
+            inner.map_flags(),
+        );
         let data = MapData::create(definition, TRIE_NAME, None)
             .map_err(MapsError::kernel(names::POLICY, "create a trie"))?;
         let path = self.pin_path(slot, side);

@@ -1,0 +1,118 @@
+use specola_testkit::netns::NetNs;
+
+use super::*;
+use crate::config::ConfigError;
+
+#[test]
+fn a_restart_keeps_endpoints_policies_addresses_and_counters() {
+    let pins = Pins::new();
+    let mut datapath = pins.load();
+    datapath.add_endpoint(1, &endpoint(7, 40)).unwrap();
+    datapath.apply_policy(1, &[allow(300, 80, 1)], &[], ready(1)).unwrap();
+    let net: IpNet = "10.0.0.1/32".parse().unwrap();
+    datapath.upsert_ip(net, IpInfo { identity: 300, ..IpInfo::default() }).unwrap();
+    datapath.ledger.add_for_test();
+    let (endpoints, ips) = (datapath.endpoints(), datapath.ips().unwrap());
+    let (node_epoch, counts) = (datapath.node_epoch(), datapath.reader_counts());
+    drop(datapath);
+
+    let mut datapath = pins.load();
+    assert_eq!(datapath.recreated(), []);
+    assert_eq!(datapath.endpoints(), endpoints);
+    assert_eq!(datapath.policy(1), Some(&HashMap::from([allow(300, 80, 1)])));
+    assert_eq!(datapath.ips().unwrap(), ips);
+    assert_eq!(datapath.node_epoch(), node_epoch);
+    assert_eq!(datapath.reader_counts(), counts);
+    // The agent adds what it restores: nothing of the policy is lost.
+    datapath.add_endpoint(1, &endpoint(7, 40)).unwrap();
+    assert_eq!(datapath.endpoints(), endpoints);
+    datapath.apply_policy(1, &[allow(301, 81, 2)], &[], ready(2)).unwrap();
+    for side in 0..2 {
+        assert_eq!(datapath.policy_side(1, side).unwrap().len(), 2, "trie {side}");
+    }
+}
+
+#[test]
+fn a_restart_in_the_middle_of_an_update_keeps_the_policy_that_packets_saw() {
+    let pins = Pins::new();
+    let mut datapath = pins.load();
+    datapath.add_endpoint(1, &endpoint(7, 40)).unwrap();
+    datapath.apply_policy(1, &[allow(300, 80, 1)], &[], ready(1)).unwrap();
+    let update = PolicyUpdate {
+        slot: 1,
+        upserts: vec![allow(301, 81, 2)],
+        deletes: vec![key(300, 80)],
+        state: ready(2),
+    };
+    datapath.policy.realize_only(&datapath.endpoints, &update).unwrap();
+    drop(datapath);
+
+    let mut datapath = pins.load();
+    assert_eq!(datapath.policy(1), Some(&HashMap::from([allow(301, 81, 2)])));
+    datapath.apply_policy(1, &[], &[], ready(3)).unwrap();
+    for side in 0..2 {
+        assert_eq!(datapath.policy_side(1, side).unwrap(), HashMap::from([allow(301, 81, 2)]), "trie {side}");
+    }
+}
+
+#[test]
+fn a_pin_of_another_layout_begins_anew_and_is_named() {
+    let pins = Pins::new();
+    let mut datapath = pins.load();
+    datapath.add_endpoint(1, &endpoint(7, 40)).unwrap();
+    drop(datapath);
+
+    let datapath = Datapath::load(&Config { ct_tcp_entries: 2048, ..pins.config() }).unwrap();
+    let names: Vec<_> = datapath.recreated().iter().map(|map| map.name.as_str()).collect();
+    assert_eq!(names, [names::CT4_TCP, names::CT6_TCP]);
+    assert_eq!(datapath.recreated()[0].difference, "entries 1024, wanted 2048");
+    assert_eq!(datapath.endpoints().len(), 1, "the others stay");
+    drop(datapath);
+
+    // A foreign map under the name of the index takes the whole endpoint state with it.
+    let pin = pins.config().pin_dir.join(format!("{}@{}", names::IFINDEX_SLOT, crate::abi::LAYOUT_VERSION));
+    std::fs::remove_file(&pin).unwrap();
+    aya::maps::HashMap::<_, u64, u64>::create(8, 0).unwrap().pin(&pin).unwrap();
+    let mut datapath = Datapath::load(&Config { ct_tcp_entries: 2048, ..pins.config() }).unwrap();
+    let names: Vec<_> = datapath.recreated().iter().map(|map| map.name.as_str()).collect();
+    assert_eq!(names, [names::ENDPOINTS, names::IFINDEX_SLOT, names::POLICY]);
+    assert_eq!(datapath.endpoints(), []);
+    datapath.add_endpoint(1, &endpoint(8, 41)).unwrap();
+    datapath.apply_policy(1, &[allow(300, 80, 1)], &[], ready(1)).unwrap();
+}
+
+#[test]
+fn a_wrong_place_or_size_is_refused_with_a_remedy() {
+    specola_testkit::require_root();
+    let error = Datapath::load(&Config::new("/proc/specola")).unwrap_err();
+    assert!(matches!(error, LoadError::NotBpffs { .. }));
+    assert!(error.to_string().contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
+    let pins = Pins::new();
+    let error = Datapath::load(&Config { lane_bytes: [5000; 3], ..pins.config() }).unwrap_err();
+    assert!(matches!(error, LoadError::Config(ConfigError::LaneBytes { bytes: 5000, .. })), "{error}");
+}
+
+#[test]
+fn links_are_taken_over_and_not_doubled() {
+    let pins = Pins::new();
+    let ns = NetNs::new("dp-restart").unwrap();
+    ns.ip("link add lxc0 type veth peer name eth0");
+    let ifindex = ns.ifindex("lxc0");
+    let config = Config { attach: AttachMode::Tcx, ..pins.config() };
+    let mut programs = Vec::new();
+    for round in 0..3 {
+        ns.enter(|| {
+            let mut datapath = Datapath::load(&config).unwrap();
+            datapath.attach_endpoint(ifindex).unwrap();
+            if round == 1 {
+                datapath.attach_endpoint(ifindex).unwrap();
+            }
+        });
+        let found = ns.enter(|| super::attaching::tcx_programs("lxc0"));
+        assert_eq!(found.len(), 2, "one program per hook: {found:?}");
+        programs.push(found);
+    }
+    assert_ne!(programs[0], programs[1], "the second process put its own programs in");
+    ns.enter(|| Datapath::load(&config).unwrap().detach(ifindex).unwrap());
+    ns.enter(|| super::attaching::expect_tcx_programs("lxc0", 0));
+}
