@@ -1,1 +1,29 @@
-//! specola-policy
+#![forbid(unsafe_code)]
+//! The policy engine, pure: objects to rules, rules and identities to the policy map of one endpoint.
+//!
+//! `YAML -> api -> rule -> Repository -> resolve -> MapState -> diff`. No I/O, no clock, no kernel. [`eval`] decides
+//! packets straight from the rules and is the oracle that the map is tested against.
+
+pub mod api;
+mod compile;
+pub mod document;
+pub mod eval;
+mod icmp;
+mod identities;
+mod map_state;
+mod origin;
+mod repository;
+mod resolve;
+pub mod rule;
+mod yaml;
+
+pub use api::{DocumentError, ParseOptions, ParsedFile, parse_policies, parse_policies_with};
+pub use compile::cidr_identity_labels;
+pub use identities::{IdentityTable, NamedPorts};
+pub use map_state::{
+    Diff, Entry, Key, MapState, PRECEDENCE_ALLOW, PRECEDENCE_DENY, PRECEDENCE_LOCALHOST, PRECEDENCE_REDIRECT,
+};
+pub use origin::{Origin, OriginKind, OriginSet, Section};
+pub use repository::{AllowLocalhost, IpFamilies, Mode, Repository, Settings, StoredPolicy};
+pub use resolve::{EndpointPolicy, ResolveError, Subject, resolve};
+pub use rule::{PolicyKind, PolicyObject, PolicyRef};

@@ -1,0 +1,375 @@
+//! Request rules, TLS and listeners of a port.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+
+use super::ports::PortContext;
+use super::read::{At, Fields, Problems};
+use crate::rule::{
+    DnsRule, HeaderMatch, HttpRule, KafkaRule, L7Rules, MismatchAction, ParserKind, Port, PortMatch, Protocol,
+};
+
+/// Reads everything of a port rule but the ports, and checks that it fits them.
+///
+/// None where requests are not looked at.
+pub(super) fn read_rules(
+    fields: &mut Fields<'_>,
+    ports: &[PortMatch],
+    context: &PortContext,
+    problems: &mut Problems,
+) -> Option<L7Rules> {
+    let at = fields.get("rules");
+    let rules = at.as_ref().and_then(|at| read_families(at, problems));
+    if let (Some(at), Some(rules)) = (&at, &rules) {
+        check_ports(at, rules, ports, context, problems);
+        check_subject(at, rules, context, problems);
+    }
+    let terminating = read_unsupported(fields, "terminatingTLS", problems);
+    read_unsupported(fields, "originatingTLS", problems);
+    read_server_names(fields, rules.is_some() && !terminating, problems);
+    read_listener(fields, rules.is_some(), context, problems);
+    // A list without rules asks nothing of requests.
+    rules.filter(|rules| match rules {
+        L7Rules::Http(rules) => !rules.is_empty(),
+        L7Rules::Dns(rules) => !rules.is_empty(),
+        L7Rules::Kafka(rules) => !rules.is_empty(),
+        L7Rules::Generic { .. } => true,
+    })
+}
+
+/// Checks one DNS name or pattern.
+pub(super) fn check_fqdn(at: &At<'_>, problems: &mut Problems) -> Option<DnsRule> {
+    let mut fields = at.fields(problems)?;
+    let name = fields.get("matchName");
+    let pattern = fields.get("matchPattern");
+    fields.finish(problems);
+    match (name, pattern) {
+        (Some(name), None) => {
+            let text = name.text(problems)?;
+            if !text.chars().all(is_name_char) || text.is_empty() {
+                let message = format!(
+                    "Invalid characters in MatchName: \"{text}\"; use letters, digits, '-', '_' and '.'"
+                );
+                problems.error(&name, message);
+            }
+            check_length(&name, "MatchName", text, problems);
+            Some(DnsRule::Name(text.to_ascii_lowercase()))
+        }
+        (None, Some(pattern)) => {
+            let text = pattern.text(problems)?;
+            let allowed = |c: char| is_name_char(c) || c == '*';
+            if !text.chars().all(allowed) || text.is_empty() {
+                let message = format!(
+                    "Invalid characters in MatchPattern: \"{text}\"; use letters, digits, '-', '_', '.' and '*'"
+                );
+                problems.error(&pattern, message);
+            }
+            check_length(&pattern, "MatchPattern", text, problems);
+            Some(DnsRule::Pattern(text.to_ascii_lowercase()))
+        }
+        (Some(_), Some(_)) => {
+            problems.error(at, "only one of MatchName or MatchPattern is allowed in an FQDNSelector");
+            None
+        }
+        (None, None) => {
+            problems.error(at, "one of matchName or matchPattern must be given");
+            None
+        }
+    }
+}
+
+fn read_families(at: &At<'_>, problems: &mut Problems) -> Option<L7Rules> {
+    let mut fields = at.fields(problems)?;
+    let http = fields.list("http", problems);
+    let dns = fields.list("dns", problems);
+    let kafka = fields.list("kafka", problems);
+    let parser = fields.text("l7proto", problems).map(str::to_owned);
+    let generic = fields.list("l7", problems);
+    fields.finish(problems);
+    if generic.is_some() && parser.is_none() {
+        problems.error(at, "'l7' may only be specified when a 'l7proto' is also specified");
+    }
+    let given = usize::from(http.is_some())
+        + usize::from(dns.is_some())
+        + usize::from(kafka.is_some())
+        + usize::from(parser.is_some());
+    if given > 1 {
+        problems.error(at, "multiple L7 protocol rule types specified in single rule");
+    }
+    if let Some(http) = http {
+        let rules = http.iter().filter_map(|rule| read_http(rule, problems));
+        return Some(L7Rules::Http(rules.collect()));
+    }
+    if let Some(dns) = dns {
+        let rules = dns.iter().filter_map(|rule| check_fqdn(rule, problems));
+        return Some(L7Rules::Dns(rules.collect()));
+    }
+    if let Some(kafka) = kafka {
+        let rules = kafka.iter().filter_map(|rule| read_kafka(rule, problems));
+        return Some(L7Rules::Kafka(rules.collect()));
+    }
+    let rules: Vec<BTreeMap<String, String>> =
+        generic.unwrap_or_default().iter().map(|rule| rule.text_map(problems)).collect();
+    parser.map(|parser| L7Rules::Generic { parser, rules })
+}
+
+fn check_ports(
+    at: &At<'_>,
+    rules: &L7Rules,
+    ports: &[PortMatch],
+    context: &PortContext,
+    problems: &mut Problems,
+) {
+    let is_dns = rules.parser() == ParserKind::Dns;
+    if is_dns && ports.is_empty() {
+        problems.error(at, "port 53 must be specified for DNS rules");
+    }
+    if is_dns && !context.section.is_egress() {
+        problems.error(at, "L7 protocol DNS is not supported on ingress yet");
+    }
+    for port in ports {
+        let fits = match port.protocol {
+            Protocol::Tcp => true,
+            Protocol::Udp | Protocol::Any => is_dns,
+            _ => false,
+        };
+        if !fits {
+            let name = port.protocol.name();
+            problems.error(at, format!("L7 rules can only apply to TCP (not {name}) except for DNS rules"));
+        }
+        match port.port {
+            Port::All => problems.error(at, "L7 rules can not be used when a port is 0"),
+            Port::Range { first, last } if is_dns && first != last => {
+                problems.error(at, "DNS rules do not support port ranges");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_subject(at: &At<'_>, rules: &L7Rules, context: &PortContext, problems: &mut Problems) {
+    if !context.host_subject {
+        return;
+    }
+    let parser = rules.parser();
+    if !context.section.is_egress() {
+        problems.error(at, "L7 policy is not supported on host ingress yet");
+    } else if parser != ParserKind::Dns {
+        let name = parser.to_string().to_ascii_uppercase();
+        problems.error(at, format!("L7 protocol {name} is not supported on host egress yet"));
+    }
+}
+
+/// Refuses a field that is not enforced yet. Returns whether it is there.
+fn read_unsupported(fields: &mut Fields<'_>, name: &'static str, problems: &mut Problems) -> bool {
+    let Some(at) = fields.get(name) else {
+        return false;
+    };
+    problems.error(&at, format!("{name} is not supported yet"));
+    true
+}
+
+fn read_server_names(fields: &mut Fields<'_>, l7_without_tls: bool, problems: &mut Problems) {
+    let Some(at) = fields.get("serverNames") else {
+        return;
+    };
+    let elements = at.list(problems);
+    if elements.is_empty() {
+        return;
+    }
+    for element in &elements {
+        if element.text(problems) == Some("") {
+            problems.error(element, "empty server name is not allowed");
+        }
+    }
+    if l7_without_tls {
+        problems.error(&at, "ServerNames are not allowed with L7 rules without TLS termination");
+    }
+    problems.error(&at, "serverNames is not supported yet");
+}
+
+fn read_listener(fields: &mut Fields<'_>, with_l7: bool, context: &PortContext, problems: &mut Problems) {
+    let Some(at) = fields.get("listener") else {
+        return;
+    };
+    let name = at.node.get("name").and_then(|name| name.as_text()).unwrap_or_default();
+    if !context.section.is_egress() {
+        problems.error(&at, format!("Listener is not allowed on ingress ({name})"));
+    }
+    if with_l7 {
+        problems.error(&at, format!("Listener is not allowed with L7 rules ({name})"));
+    }
+    problems.error(&at, "listener is not supported yet");
+}
+
+fn read_http(at: &At<'_>, problems: &mut Problems) -> Option<HttpRule> {
+    let mut fields = at.fields(problems)?;
+    let mut regex = |name, problems: &mut Problems| {
+        let at = fields.get(name)?;
+        let text = at.text(problems)?;
+        if let Err(error) = Regex::new(text) {
+            let message = format!("error parsing regexp: {}", last_line(&error.to_string()));
+            problems.error(&at, message);
+        }
+        Some(text.to_owned())
+    };
+    let path = regex("path", problems);
+    let method = regex("method", problems);
+    let host = regex("host", problems);
+    let headers = fields
+        .get("headers")
+        .map(|at| at.texts(problems))
+        .unwrap_or_default()
+        .into_iter()
+        .map(split_header)
+        .collect();
+    let header_matches = fields
+        .list("headerMatches", problems)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|element| read_header_match(element, problems))
+        .collect();
+    fields.finish(problems);
+    Some(HttpRule { path, method, host, headers, header_matches })
+}
+
+/// `Name: value`, `Name value` or `Name`.
+fn split_header(text: &str) -> (String, Option<String>) {
+    let Some((name, value)) = text.split_once([':', ' ']) else {
+        return (text.to_owned(), None);
+    };
+    (name.to_owned(), Some(value.trim_start().to_owned()))
+}
+
+fn read_header_match(at: &At<'_>, problems: &mut Problems) -> Option<HeaderMatch> {
+    let mut fields = at.fields(problems)?;
+    let name = fields.text("name", problems).unwrap_or_default();
+    let value = fields.text("value", problems).map(str::to_owned);
+    let secret = fields.get("secret");
+    let mismatch = fields.get("mismatch");
+    fields.finish(problems);
+    if name.is_empty() {
+        problems.error(at, "Header name missing");
+    }
+    let secret = secret.and_then(|secret| read_secret(&secret, problems));
+    let mismatch = match &mismatch {
+        None => None,
+        Some(at) => match at.text(problems)? {
+            "LOG" => Some(MismatchAction::Log),
+            "ADD" => Some(MismatchAction::Add),
+            "DELETE" => Some(MismatchAction::Delete),
+            "REPLACE" => Some(MismatchAction::Replace),
+            other => {
+                problems.error(at, format!("Invalid header action: {other}"));
+                None
+            }
+        },
+    };
+    Some(HeaderMatch { name: name.to_owned(), value, secret, mismatch })
+}
+
+fn read_secret(at: &At<'_>, problems: &mut Problems) -> Option<(String, String)> {
+    let mut fields = at.fields(problems)?;
+    let namespace = fields.text("namespace", problems).unwrap_or_default();
+    let name = fields.text("name", problems).unwrap_or_default();
+    fields.finish(problems);
+    if name.is_empty() {
+        problems.error(at, "Secret name missing");
+    }
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
+fn read_kafka(at: &At<'_>, problems: &mut Problems) -> Option<KafkaRule> {
+    let mut fields = at.fields(problems)?;
+    let role = fields.text("role", problems).unwrap_or_default();
+    let key = fields.text("apiKey", problems).unwrap_or_default();
+    let version = fields.text("apiVersion", problems).unwrap_or_default();
+    let client_id = fields.text("clientID", problems).map(str::to_owned);
+    let topic = fields.text("topic", problems).filter(|topic| !topic.is_empty());
+    fields.finish(problems);
+    if !role.is_empty() && !key.is_empty() {
+        let message = format!("cannot set both Role \"{role}\" and APIKey \"{key}\" together");
+        problems.error(at, message);
+    }
+    let api_keys = match (role.to_ascii_lowercase().as_str(), key) {
+        ("produce", _) => PRODUCE.to_vec(),
+        ("consume", _) => CONSUME.to_vec(),
+        ("", "") => Vec::new(),
+        ("", key) => match KAFKA_KEYS.iter().position(|name| *name == key.to_ascii_lowercase()) {
+            Some(number) => i16::try_from(number).into_iter().collect(),
+            None => {
+                problems.error(at, format!("invalid Kafka APIKey \"{key}\""));
+                Vec::new()
+            }
+        },
+        _ => {
+            problems.error(at, format!("invalid Kafka Role \"{role}\"; use produce or consume"));
+            Vec::new()
+        }
+    };
+    let api_version = version.parse().ok();
+    if !version.is_empty() && api_version.is_none() {
+        problems.error(at, format!("invalid Kafka APIVersion \"{version}\""));
+    }
+    if let Some(topic) = topic
+        && (topic.len() > 255 || !topic.chars().all(is_name_char))
+    {
+        problems.error(at, format!("invalid Kafka Topic name \"{topic}\""));
+    }
+    Some(KafkaRule { api_keys, api_version, client_id, topic: topic.map(str::to_owned) })
+}
+
+fn check_length(at: &At<'_>, field: &str, text: &str, problems: &mut Problems) {
+    if text.len() > 255 {
+        problems.error(at, format!("Invalid {field}: {} characters. Must be <= 255", text.len()));
+    }
+}
+
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().last().unwrap_or_default()
+}
+
+const PRODUCE: [i16; 3] = [0, 3, 18];
+const CONSUME: [i16; 11] = [1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
+/// Names of Kafka requests; the index is the number.
+const KAFKA_KEYS: [&str; 34] = [
+    "produce",
+    "fetch",
+    "offsets",
+    "metadata",
+    "leaderandisr",
+    "stopreplica",
+    "updatemetadata",
+    "controlledshutdown",
+    "offsetcommit",
+    "offsetfetch",
+    "findcoordinator",
+    "joingroup",
+    "heartbeat",
+    "leavegroup",
+    "syncgroup",
+    "describegroups",
+    "listgroups",
+    "saslhandshake",
+    "apiversions",
+    "createtopics",
+    "deletetopics",
+    "deleterecords",
+    "initproducerid",
+    "offsetforleaderepoch",
+    "addpartitionstotxn",
+    "addoffsetstotxn",
+    "endtxn",
+    "writetxnmarkers",
+    "txnoffsetcommit",
+    "describeacls",
+    "createacls",
+    "deleteacls",
+    "describeconfigs",
+    "alterconfigs",
+];

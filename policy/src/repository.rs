@@ -1,0 +1,303 @@
+//! The policies in force, with a revision that grows with every change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use specola_labels::{Family, LabelSet};
+
+use crate::compile::{PeerSelector, compile_peer};
+use crate::origin::{Origin, Section};
+use crate::rule::{L4, Peer, PolicyObject, PolicyRef, Rule, RuleSubject};
+
+/// What the engine needs to know of the cluster.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// Name of the local cluster.
+    pub cluster_name: String,
+    /// When policy is enforced.
+    pub mode: Mode,
+    /// Whether the local node may always reach its endpoints.
+    pub allow_localhost: AllowLocalhost,
+    /// Address families in use; decides the names of the world labels.
+    pub ip_families: IpFamilies,
+    /// Whether policies select and govern the host.
+    pub host_firewall: bool,
+    /// Whether endpoint selectors of peers mean the local cluster unless they say otherwise.
+    pub default_local_cluster: bool,
+    /// Largest number of entries in one endpoint's map.
+    pub max_entries: usize,
+}
+
+/// When policy is enforced.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Mode {
+    /// Where a policy selects the endpoint.
+    #[default]
+    Default,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+/// Whether the local node may always reach its endpoints.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum AllowLocalhost {
+    /// As Kubernetes needs it: always.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// As policies say.
+    Policy,
+}
+
+/// Address families in use.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum IpFamilies {
+    /// IPv4 only; the world is `reserved:world`.
+    V4,
+    /// IPv6 only; the world is `reserved:world`.
+    V6,
+    /// Both; the worlds are `reserved:world-ipv4` and `reserved:world-ipv6`.
+    Dual,
+}
+
+/// All policies in force.
+#[derive(Debug)]
+pub struct Repository {
+    settings: Settings,
+    revision: u64,
+    policies: BTreeMap<PolicyRef, StoredPolicy>,
+}
+
+/// A policy with the revision of its last change.
+#[derive(Debug)]
+pub struct StoredPolicy {
+    object: PolicyObject,
+    revision: u64,
+    rules: Vec<CompiledRule>,
+}
+
+/// A rule in terms of identities.
+#[derive(Debug)]
+pub(crate) struct CompiledRule {
+    pub(crate) subject: RuleSubject,
+    pub(crate) ingress: DirectionRule,
+    pub(crate) egress: DirectionRule,
+}
+
+/// What a rule has for one direction.
+#[derive(Debug)]
+pub(crate) struct DirectionRule {
+    /// Whether the rule concerns the direction at all.
+    pub(crate) present: bool,
+    pub(crate) default_deny: bool,
+    /// Names the rule where it is the selection that decides.
+    pub(crate) selected_by: Arc<Origin>,
+    pub(crate) entries: Vec<CompiledEntry>,
+}
+
+/// An entry in terms of identities.
+#[derive(Debug)]
+pub(crate) struct CompiledEntry {
+    pub(crate) deny: bool,
+    pub(crate) peers: Vec<PeerSelector>,
+    pub(crate) l4: L4,
+    pub(crate) origin: Arc<Origin>,
+}
+
+impl Repository {
+    /// An empty repository at revision 1.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, revision: 1, policies: BTreeMap::new() }
+    }
+
+    /// Adds a policy or replaces the one of the same name, and returns the revision that holds it.
+    ///
+    /// A policy that asks for the same as before changes no revision.
+    pub fn upsert(&mut self, object: PolicyObject) -> u64 {
+        if let Some(stored) = self.policies.get_mut(&object.reference)
+            && stored.object.same_policy(&object)
+        {
+            stored.object = object;
+            return stored.revision;
+        }
+        self.revision += 1;
+        let rules = compile_object(&object, self.revision, &self.settings);
+        self.policies
+            .insert(object.reference.clone(), StoredPolicy { object, revision: self.revision, rules });
+        self.revision
+    }
+
+    /// Removes a policy and returns the new revision; none when it was not there.
+    pub fn remove(&mut self, reference: &PolicyRef) -> Option<u64> {
+        self.policies.remove(reference)?;
+        self.revision += 1;
+        Some(self.revision)
+    }
+
+    /// Number of the last change, from 1.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What the repository was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A policy by name.
+    pub fn get(&self, reference: &PolicyRef) -> Option<&StoredPolicy> {
+        self.policies.get(reference)
+    }
+
+    /// All policies in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &StoredPolicy> {
+        self.policies.values()
+    }
+
+    /// Number of policies.
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// Whether there is no policy.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    /// Prefixes that some policy names, exceptions included. Each needs an identity of its own (see
+    /// [`crate::cidr_identity_labels`]) before the policies are enforced. Prefixes of length 0 are left out: they are
+    /// the world.
+    pub fn prefixes(&self) -> BTreeSet<IpNet> {
+        let rules = self.iter().flat_map(|stored| &stored.object.rules);
+        rules
+            .flat_map(|rule| &rule.entries)
+            .flat_map(|entry| &entry.peers)
+            .flat_map(peer_prefixes)
+            .filter(|prefix| prefix.prefix_len() > 0)
+            .collect()
+    }
+
+    /// Rules that select the subject.
+    pub(crate) fn rules_for<'a>(
+        &'a self,
+        labels: &'a LabelSet,
+        is_host: bool,
+    ) -> impl Iterator<Item = &'a CompiledRule> {
+        self.iter().flat_map(|stored| &stored.rules).filter(move |rule| rule.selects(labels, is_host))
+    }
+}
+
+impl StoredPolicy {
+    /// The object.
+    pub fn object(&self) -> &PolicyObject {
+        &self.object
+    }
+
+    /// Revision of its last change.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+}
+
+impl CompiledRule {
+    pub(crate) fn direction(&self, egress: bool) -> &DirectionRule {
+        if egress { &self.egress } else { &self.ingress }
+    }
+
+    fn selects(&self, labels: &LabelSet, is_host: bool) -> bool {
+        match &self.subject {
+            RuleSubject::Endpoints(selector) => !is_host && selector.matches(labels),
+            RuleSubject::Nodes(selector) => is_host && selector.matches(labels),
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cluster_name: "default".to_owned(),
+            mode: Mode::Default,
+            allow_localhost: AllowLocalhost::Auto,
+            ip_families: IpFamilies::Dual,
+            host_firewall: false,
+            default_local_cluster: true,
+            max_entries: 16_384,
+        }
+    }
+}
+
+impl IpFamilies {
+    /// Whether the family is in use.
+    pub const fn has(self, family: Family) -> bool {
+        matches!((self, family), (Self::Dual, _) | (Self::V4, Family::V4) | (Self::V6, Family::V6))
+    }
+}
+
+fn peer_prefixes(peer: &Peer) -> Vec<IpNet> {
+    match peer {
+        Peer::Cidr { prefix, except } => {
+            let mut prefixes = vec![*prefix];
+            prefixes.extend(except);
+            prefixes
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn compile_object(object: &PolicyObject, revision: u64, settings: &Settings) -> Vec<CompiledRule> {
+    let compile = |(index, rule): (usize, &Rule)| {
+        let origin = |section, rule_index| Origin {
+            kind: object.reference.kind.into(),
+            namespace: object.reference.namespace.clone(),
+            name: object.reference.name.clone(),
+            uid: object.uid.clone(),
+            section,
+            rule_index,
+            labels: rule_labels(object, rule),
+            revision,
+            log: rule.log.clone(),
+        };
+        let direction = |egress: bool| DirectionRule {
+            present: if egress { rule.has_egress } else { rule.has_ingress },
+            default_deny: if egress { rule.default_deny_egress } else { rule.default_deny_ingress },
+            selected_by: Arc::new(origin(Section::allow(egress), u32::try_from(index).unwrap_or(u32::MAX))),
+            entries: rule
+                .entries
+                .iter()
+                .filter(|entry| entry.section.is_egress() == egress)
+                .map(|entry| CompiledEntry {
+                    deny: entry.section.is_deny(),
+                    peers: entry.peers.iter().flat_map(|peer| compile_peer(peer, settings)).collect(),
+                    l4: entry.l4.clone(),
+                    origin: Arc::new(origin(entry.section, entry.index)),
+                })
+                .collect(),
+        };
+        CompiledRule { subject: rule.subject.clone(), ingress: direction(false), egress: direction(true) }
+    };
+    object.rules.iter().enumerate().map(compile).collect()
+}
+
+/// Labels that say which object a rule comes from, then the rule's own.
+fn rule_labels(object: &PolicyObject, rule: &Rule) -> Vec<String> {
+    let reference = &object.reference;
+    let derived = [
+        ("derived-from", reference.kind.as_str()),
+        ("name", reference.name.as_str()),
+        ("namespace", reference.namespace.as_str()),
+        ("uid", object.uid.as_str()),
+    ];
+    let mut labels: Vec<String> = derived
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("k8s:io.cilium.k8s.policy.{key}={value}"))
+        .collect();
+    let mut own: Vec<String> = rule.labels.iter().map(ToString::to_string).collect();
+    own.sort();
+    labels.extend(own);
+    labels
+}

@@ -1,0 +1,358 @@
+//! Resolution: rules, a subject and the known identities give the map of one endpoint.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use specola_labels::{LabelSet, NumericIdentity};
+
+use crate::compile::PeerSelector;
+use crate::identities::{IdentityTable, NamedPorts};
+use crate::map_state::{
+    Entry, Key, MapBuilder, MapState, PRECEDENCE_ALLOW, PRECEDENCE_ALLOW_ANY, PRECEDENCE_DENY,
+    PRECEDENCE_LOCALHOST, port_blocks,
+};
+use crate::origin::{Origin, OriginSet};
+use crate::repository::{AllowLocalhost, CompiledEntry, CompiledRule, Mode, Repository};
+use crate::rule::{L4, L7Rules, ParserKind, Port, PortMatch};
+
+/// The endpoint that a map is for.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// Identity labels.
+    pub labels: LabelSet,
+    /// Namespace of the pod, empty where there is none. For messages.
+    pub namespace: String,
+    /// The endpoint's own container ports.
+    pub named_ports: NamedPorts,
+    /// Whether it is the host endpoint.
+    pub is_host: bool,
+}
+
+/// What one endpoint enforces.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct EndpointPolicy {
+    /// Repository revision that it was made from.
+    pub revision: u64,
+    /// Entries of both directions.
+    pub map: MapState,
+    /// Whether incoming packets without an entry are dropped. If not, an entry lets all of them pass.
+    pub ingress_enforced: bool,
+    /// The same for outgoing packets.
+    pub egress_enforced: bool,
+    /// What drops incoming packets without an entry: policies that select the endpoint, or the mode.
+    pub ingress_selected_by: OriginSet,
+    /// The same for outgoing packets.
+    pub egress_selected_by: OriginSet,
+}
+
+/// Why an endpoint cannot get a map. It keeps the one it has.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ResolveError {
+    /// More entries than the kernel's map holds.
+    #[error("policy needs more than {max} map entries; select fewer identities or use wider port ranges")]
+    TooManyEntries {
+        /// Size of the map.
+        max: usize,
+    },
+    /// One port and peer with rules of two request parsers.
+    #[error("cannot merge conflicting L7 parsers: {first} and {second} rules for the same peer and port")]
+    ConflictingParsers {
+        /// Parser of the one rule.
+        first: String,
+        /// Parser of the other rule.
+        second: String,
+    },
+}
+
+/// How a direction is enforced for a subject.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Enforcement {
+    /// Everything passes, whatever rules say.
+    Off,
+    /// Rules count, what they do not name passes.
+    OpenByDefault,
+    /// Rules count, what they do not name is dropped because of these.
+    ClosedByDefault(OriginSet),
+}
+
+/// Makes the policy of one endpoint.
+///
+/// # Errors
+/// The rules contradict each other, or need more entries than a map holds.
+pub fn resolve(
+    repository: &Repository,
+    subject: &Subject,
+    identities: &IdentityTable,
+) -> Result<EndpointPolicy, ResolveError> {
+    let rules: Vec<&CompiledRule> = repository.rules_for(&subject.labels, subject.is_host).collect();
+    let mut resolver = Resolver {
+        subject,
+        identities,
+        max_entries: repository.settings().max_entries,
+        builder: MapBuilder::default(),
+        parsers: BTreeMap::new(),
+    };
+    let ingress = resolver.direction(repository, &rules, false)?;
+    let egress = resolver.direction(repository, &rules, true)?;
+    let map = resolver.builder.finish();
+    Ok(EndpointPolicy {
+        revision: repository.revision(),
+        map,
+        ingress_enforced: ingress.is_some(),
+        egress_enforced: egress.is_some(),
+        ingress_selected_by: ingress.unwrap_or_default(),
+        egress_selected_by: egress.unwrap_or_default(),
+    })
+}
+
+/// How a direction of a subject is enforced.
+pub(crate) fn enforcement(
+    repository: &Repository,
+    subject: &Subject,
+    rules: &[&CompiledRule],
+    egress: bool,
+) -> Enforcement {
+    let settings = repository.settings();
+    if settings.mode == Mode::Never || (subject.is_host && !settings.host_firewall) {
+        return Enforcement::Off;
+    }
+    let mut present =
+        rules.iter().map(|rule| rule.direction(egress)).filter(|direction| direction.present).peekable();
+    let always = settings.mode == Mode::Always || subject.labels.has_reserved("init");
+    if present.peek().is_none() && !always {
+        return Enforcement::Off;
+    }
+    let selected_by: OriginSet = present
+        .filter(|direction| direction.default_deny)
+        .map(|direction| Arc::clone(&direction.selected_by))
+        .collect();
+    match (selected_by.is_empty(), always) {
+        (false, _) => Enforcement::ClosedByDefault(selected_by),
+        (true, true) => Enforcement::ClosedByDefault(OriginSet::of(Arc::new(Origin::deny_any(egress)))),
+        (true, false) => Enforcement::OpenByDefault,
+    }
+}
+
+/// Whether the local node may reach the subject whatever allow rules say.
+pub(crate) fn localhost_allowed(repository: &Repository, subject: &Subject, egress: bool) -> bool {
+    !egress && !subject.is_host && repository.settings().allow_localhost != AllowLocalhost::Policy
+}
+
+struct Resolver<'a> {
+    subject: &'a Subject,
+    identities: &'a IdentityTable,
+    max_entries: usize,
+    builder: MapBuilder,
+    parsers: BTreeMap<(bool, u8, PortKey, PeerSelector), ParserKind>,
+}
+
+/// Block of ports in a form that orders.
+type PortKey = (u16, u8);
+
+impl Resolver<'_> {
+    /// Adds the entries of a direction. Returns what closes it, none when unnamed packets pass.
+    fn direction(
+        &mut self,
+        repository: &Repository,
+        rules: &[&CompiledRule],
+        egress: bool,
+    ) -> Result<Option<OriginSet>, ResolveError> {
+        let enforcement = enforcement(repository, self.subject, rules, egress);
+        if enforcement != Enforcement::Off {
+            for rule in rules {
+                for entry in &rule.direction(egress).entries {
+                    self.entry(entry, egress)?;
+                }
+            }
+            if localhost_allowed(repository, self.subject, egress) {
+                self.localhost();
+            }
+        }
+        match enforcement {
+            Enforcement::ClosedByDefault(selected_by) => Ok(Some(selected_by)),
+            Enforcement::Off | Enforcement::OpenByDefault => {
+                self.allow_any(egress);
+                Ok(None)
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: &CompiledEntry, egress: bool) -> Result<(), ResolveError> {
+        for peer in &entry.peers {
+            match &entry.l4 {
+                L4::All => self.add(peer, entry, egress, 0, (0, 0), None)?,
+                L4::Icmp(types) => {
+                    for icmp in types {
+                        let port = (u16::from(icmp.icmp_type), 16);
+                        self.add(peer, entry, egress, icmp.family.number(), port, None)?;
+                    }
+                }
+                L4::Ports(ports) => {
+                    for port in ports {
+                        self.port(peer, entry, egress, port)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn port(
+        &mut self,
+        peer: &PeerSelector,
+        entry: &CompiledEntry,
+        egress: bool,
+        port: &PortMatch,
+    ) -> Result<(), ResolveError> {
+        let l7 = port.l7.as_deref();
+        for &proto in port.protocol.numbers() {
+            match &port.port {
+                Port::All => self.add(peer, entry, egress, proto, (0, 0), l7)?,
+                Port::Range { first, last } => {
+                    for block in port_blocks(*first, *last) {
+                        self.add(peer, entry, egress, proto, block, l7)?;
+                    }
+                }
+                Port::Named(name) if egress => {
+                    self.named_port_of_peers(peer, entry, proto, name, l7)?;
+                }
+                Port::Named(name) => {
+                    let own = self.subject.named_ports.get(&(name.clone(), proto));
+                    for number in own.into_iter().flatten() {
+                        self.add(peer, entry, egress, proto, (*number, 16), l7)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A name means what each peer's own pods call so.
+    fn named_port_of_peers(
+        &mut self,
+        peer: &PeerSelector,
+        entry: &CompiledEntry,
+        proto: u8,
+        name: &str,
+        l7: Option<&L7Rules>,
+    ) -> Result<(), ResolveError> {
+        let peers: Vec<NumericIdentity> = self
+            .identities
+            .with_named_ports()
+            .filter(|identity| {
+                let labels = self.identities.labels(*identity);
+                labels.is_some_and(|labels| peer.matches(labels))
+            })
+            .collect();
+        for identity in peers {
+            for number in self.identities.ports_named(identity, name, proto) {
+                self.check_parser(peer, true, proto, (number, 16), l7)?;
+                self.insert(identity.0, entry, true, proto, (number, 16), l7)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        peer: &PeerSelector,
+        entry: &CompiledEntry,
+        egress: bool,
+        proto: u8,
+        block: PortKey,
+        l7: Option<&L7Rules>,
+    ) -> Result<(), ResolveError> {
+        self.check_parser(peer, egress, proto, block, l7)?;
+        let PeerSelector::Labels(selector) = peer else {
+            return self.insert(0, entry, egress, proto, block, l7);
+        };
+        for identity in self.identities.select(selector).iter() {
+            self.insert(identity.0, entry, egress, proto, block, l7)?;
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        identity: u32,
+        entry: &CompiledEntry,
+        egress: bool,
+        proto: u8,
+        (port, port_bits): PortKey,
+        l7: Option<&L7Rules>,
+    ) -> Result<(), ResolveError> {
+        let key = Key { identity, egress, proto, port, port_bits };
+        let precedence = match (entry.deny, l7) {
+            (true, _) => PRECEDENCE_DENY,
+            (false, Some(rules)) => redirect_precedence(&rules.parser()),
+            (false, None) => PRECEDENCE_ALLOW,
+        };
+        self.builder.add(
+            key,
+            Entry {
+                deny: entry.deny,
+                audit: false,
+                redirect: l7.is_some() && !entry.deny,
+                auth: 0,
+                precedence,
+                origins: OriginSet::of(Arc::clone(&entry.origin)),
+            },
+        );
+        if self.builder.len() > self.max_entries {
+            return Err(ResolveError::TooManyEntries { max: self.max_entries });
+        }
+        Ok(())
+    }
+
+    fn check_parser(
+        &mut self,
+        peer: &PeerSelector,
+        egress: bool,
+        proto: u8,
+        block: PortKey,
+        l7: Option<&L7Rules>,
+    ) -> Result<(), ResolveError> {
+        let Some(parser) = l7.map(L7Rules::parser) else {
+            return Ok(());
+        };
+        let known =
+            self.parsers.entry((egress, proto, block, peer.clone())).or_insert_with(|| parser.clone());
+        if *known == parser {
+            return Ok(());
+        }
+        Err(ResolveError::ConflictingParsers { first: known.to_string(), second: parser.to_string() })
+    }
+
+    fn localhost(&mut self) {
+        let key = Key::all(NumericIdentity::HOST.0, false);
+        let origin = Origin::allow_localhost();
+        self.builder.add(key, plain_allow(PRECEDENCE_LOCALHOST, origin));
+    }
+
+    fn allow_any(&mut self, egress: bool) {
+        let origin = Origin::allow_any(egress);
+        self.builder.add(Key::all(0, egress), plain_allow(PRECEDENCE_ALLOW_ANY, origin));
+    }
+}
+
+fn plain_allow(precedence: u32, origin: Origin) -> Entry {
+    Entry {
+        deny: false,
+        audit: false,
+        redirect: false,
+        auth: 0,
+        precedence,
+        origins: OriginSet::of(Arc::new(origin)),
+    }
+}
+
+/// A redirect beats a plain allow of the same packet; between redirects the parser's priority decides.
+fn redirect_precedence(parser: &ParserKind) -> u32 {
+    let priority = match parser {
+        ParserKind::Http => 101,
+        ParserKind::Kafka => 106,
+        ParserKind::Generic(_) => 111,
+        ParserKind::Dns => 121,
+    };
+    PRECEDENCE_DENY - priority
+}

@@ -1,0 +1,84 @@
+//! L3 peers.
+
+use ipnet::IpNet;
+use specola_labels::Selector;
+
+/// One selector of peers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Peer {
+    /// Everything, known or not.
+    Any,
+    /// Endpoints; the selector is already scoped to its namespaces.
+    Endpoints(Selector),
+    /// A named group.
+    Entity(Entity),
+    /// Addresses outside the cluster.
+    Cidr {
+        /// Prefix, host bits cleared.
+        prefix: IpNet,
+        /// Prefixes inside it that do not match.
+        except: Vec<IpNet>,
+    },
+    /// Other nodes by their labels.
+    Nodes(Selector),
+}
+
+/// Names of `fromEntities` and `toEntities`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Entity {
+    /// Everything.
+    All,
+    /// Outside the cluster.
+    World,
+    /// Outside the cluster over IPv4.
+    WorldIpv4,
+    /// Outside the cluster over IPv6.
+    WorldIpv6,
+    /// The local node.
+    Host,
+    /// Other nodes.
+    RemoteNode,
+    /// The Kubernetes API server.
+    KubeApiserver,
+    /// Health endpoints.
+    Health,
+    /// Endpoints without labels so far.
+    Init,
+    /// Ingress proxies.
+    Ingress,
+    /// Pods of another network plugin.
+    Unmanaged,
+    /// Everything in the local cluster.
+    Cluster,
+    /// Nothing.
+    None,
+}
+
+impl Entity {
+    /// The entity of this name, any case.
+    pub fn parse(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        ENTITIES.iter().find(|(text, _)| *text == name).map(|(_, entity)| *entity)
+    }
+
+    /// Name in policies; also of the reserved label, where the entity is one identity.
+    pub fn name(self) -> &'static str {
+        ENTITIES.iter().find(|(_, entity)| *entity == self).map_or("none", |(name, _)| name)
+    }
+}
+
+const ENTITIES: [(&str, Entity); 13] = [
+    ("all", Entity::All),
+    ("world", Entity::World),
+    ("world-ipv4", Entity::WorldIpv4),
+    ("world-ipv6", Entity::WorldIpv6),
+    ("host", Entity::Host),
+    ("remote-node", Entity::RemoteNode),
+    ("kube-apiserver", Entity::KubeApiserver),
+    ("health", Entity::Health),
+    ("init", Entity::Init),
+    ("ingress", Entity::Ingress),
+    ("unmanaged", Entity::Unmanaged),
+    ("cluster", Entity::Cluster),
+    ("none", Entity::None),
+];

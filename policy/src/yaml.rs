@@ -1,0 +1,201 @@
+//! A YAML document as a tree that knows its lines.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+/// A value and the line that it starts on.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// Line in the text that was parsed, from 1.
+    pub(crate) line: u32,
+    pub(crate) value: Value,
+}
+
+/// What a node holds.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    /// A number that is no integer of 64 bits.
+    Number,
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Name, Node)>),
+}
+
+/// A key of a map.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    pub(crate) line: u32,
+    pub(crate) text: String,
+}
+
+/// Text that is not YAML.
+#[derive(Debug)]
+pub(crate) struct SyntaxError {
+    /// Line in the text that was parsed, from 1; 0 when it is not known.
+    pub(crate) line: u32,
+    pub(crate) message: String,
+}
+
+impl Node {
+    /// Parses one document.
+    pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
+        serde_saphyr::from_str(text).map_err(|error| SyntaxError {
+            line: error.location().map_or(0, |location| line_number(location.line())),
+            message: first_line(&error.without_snippet().to_string()),
+        })
+    }
+
+    /// Value of a key, when the node is a map.
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
+        let Value::Map(fields) = &self.value else {
+            return None;
+        };
+        fields.iter().find(|(key, _)| key.text == name).map(|(_, node)| node)
+    }
+
+    /// Text, when the node is text.
+    pub(crate) fn as_text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What the node is, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Bool(_) => "a boolean",
+            Value::Integer(_) => "an integer",
+            Value::Number => "a number",
+            Value::Text(_) => "a string",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Value>::deserialize(deserializer)?;
+        Ok(Self { line: line_number(spanned.referenced.line()), value: spanned.value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<String>::deserialize(deserializer)?;
+        Ok(Self { line: line_number(spanned.referenced.line()), text: spanned.value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Value::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Integer(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(i64::try_from(value).map_or(Value::Number, Value::Integer))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Number)
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::Text(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = sequence.next_element::<Node>()? {
+            nodes.push(node);
+        }
+        Ok(Value::List(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = map.next_entry::<Name, Node>()? {
+            fields.push(field);
+        }
+        Ok(Value::Map(fields))
+    }
+}
+
+fn line_number(line: u64) -> u32 {
+    u32::try_from(line).unwrap_or(u32::MAX)
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_know_their_lines() {
+        let node = Node::parse("a: 1\nb:\n  - x\n  - {c: '2', d: null}\n").unwrap();
+        let b = node.get("b").unwrap();
+        let Value::List(items) = &b.value else {
+            panic!("{b:?}");
+        };
+        assert_eq!(items[0].line, 3);
+        assert_eq!(items[0].as_text(), Some("x"));
+        assert_eq!(items[1].get("c").unwrap().as_text(), Some("2"));
+        assert_eq!(items[1].get("c").unwrap().line, 4);
+        assert_eq!(items[1].get("d").unwrap().kind(), "nothing");
+        assert_eq!(node.get("a").unwrap().kind(), "an integer");
+    }
+
+    #[test]
+    fn what_is_not_yaml_is_an_error_with_a_line() {
+        for (text, line) in [("a: 1\nb: [\n", 2), ("a: 1\na: 2\n", 2), ("a: *x\n", 1)] {
+            let error = Node::parse(text).unwrap_err();
+            assert!(error.line >= line, "{text}: {error:?}");
+            assert!(!error.message.is_empty());
+        }
+    }
+}
