@@ -43,9 +43,7 @@ pub struct DocumentError {
     pub file: String,
     /// Line of the field, or of what it is missing from.
     pub line: u32,
-    /// Kind of the object, empty when it could not be read.
-    pub kind: String,
-    /// `namespace/name` of the object, empty when it could not be read.
+    /// Kind and `namespace/name` of the object, empty when they could not be read.
     pub object: String,
     /// Path of the field, such as `spec.ingress[0].fromCIDR[1]`; empty for the whole document.
     pub field: String,
@@ -80,19 +78,19 @@ impl ParsedFile {
 impl DocumentError {
     /// The message as upstream's status condition words it.
     pub fn status_message(&self) -> String {
-        if self.kind.is_empty() {
+        let Some((kind, _)) = self.object.split_once(' ') else {
             return self.message.clone();
-        }
+        };
         let part = self.field.split(['.', '[']).next().unwrap_or_default();
-        format!("Invalid {} {part}: {}", self.kind, self.message)
+        format!("Invalid {kind} {part}: {}", self.message)
     }
 }
 
 impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.file, self.line)?;
-        if !self.kind.is_empty() {
-            write!(f, "{} {}: ", self.kind, self.object)?;
+        if !self.object.is_empty() {
+            write!(f, "{}: ", self.object)?;
         }
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;

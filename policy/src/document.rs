@@ -28,7 +28,6 @@ pub fn split_documents(file: &str, yaml: &str) -> Vec<Result<Document, DocumentE
     split_text(yaml)
         .into_iter()
         .filter_map(|(line, text)| read_document(file, line, text).transpose())
-        .map(|document| document.map_err(|error| *error))
         .collect()
 }
 
@@ -66,16 +65,13 @@ fn has_content(text: &str) -> bool {
     })
 }
 
-fn read_document(file: &str, line: u32, text: String) -> Result<Option<Document>, Box<DocumentError>> {
-    let error = |at: u32, field: &str, message: String| {
-        Box::new(DocumentError {
-            file: file.to_owned(),
-            line: line + at.saturating_sub(1),
-            kind: String::new(),
-            object: String::new(),
-            field: field.to_owned(),
-            message,
-        })
+fn read_document(file: &str, line: u32, text: String) -> Result<Option<Document>, DocumentError> {
+    let error = |at: u32, field: &str, message: String| DocumentError {
+        file: file.to_owned(),
+        line: line + at.saturating_sub(1),
+        object: String::new(),
+        field: field.to_owned(),
+        message,
     };
     let root = Node::parse(&text).map_err(|e| error(e.line, "", e.message))?;
     match &root.value {

@@ -11,7 +11,6 @@ use crate::yaml::{Node, Value};
 pub(super) struct Problems {
     file: String,
     base_line: u32,
-    kind: String,
     object: String,
     pub(super) errors: Vec<DocumentError>,
     pub(super) warnings: Vec<DocumentError>,
@@ -42,8 +41,7 @@ impl Problems {
         Self {
             file: file.to_owned(),
             base_line: document.line,
-            kind: document.kind.clone(),
-            object,
+            object: format!("{} {object}", document.kind),
             errors: Vec::new(),
             warnings: Vec::new(),
         }
@@ -63,7 +61,6 @@ impl Problems {
         DocumentError {
             file: self.file.clone(),
             line: self.base_line + line.saturating_sub(1),
-            kind: self.kind.clone(),
             object: self.object.clone(),
             field,
             message,
