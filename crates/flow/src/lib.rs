@@ -8,23 +8,37 @@
 #![forbid(unsafe_code)]
 
 mod drop_reason;
+#[cfg(feature = "proto")]
+mod filter;
 mod icmp;
 mod kinds;
+#[cfg(feature = "proto")]
+mod mask;
+#[cfg(feature = "proto")]
+mod message;
 mod meta;
 mod node;
 mod origin;
 mod record;
 mod summary;
 mod uuid;
+mod view;
 
 pub use drop_reason::DropReason;
+#[cfg(feature = "proto")]
+pub use filter::{FilterSet, InvalidFilter};
 pub use kinds::{Direction, EventType, MatchType, ObservationPoint, TraceReason, Verdict};
+#[cfg(feature = "proto")]
+pub use mask::{FlowMask, InvalidMask, MaskError};
+#[cfg(feature = "proto")]
+pub use message::{MessageContext, flow_message, timestamp};
 pub use meta::{EndpointMeta, MetaHandle, MetaInterner, MetaTable, TableFull, Workload};
 pub use node::{DEFAULT_CLUSTER, NodeInfo};
 pub use origin::PolicyOrigin;
 pub use record::{Flow, flags};
 pub use summary::Summary;
 pub use uuid::{FlowUuid, InstanceId};
+pub use view::{FlowView, Side};
 
 /// IANA protocol numbers that a flow may carry.
 pub mod protocol {

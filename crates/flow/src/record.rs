@@ -194,6 +194,16 @@ impl Flow {
     }
 }
 
+/// Whether a direction is egress; `None` when it is not known.
+#[cfg(feature = "proto")]
+pub(crate) fn direction_is_egress(direction: Direction) -> Option<bool> {
+    match direction {
+        Direction::EGRESS => Some(true),
+        Direction::INGRESS => Some(false),
+        _ => None,
+    }
+}
+
 /// The address in the form of the IP version; `None` for version 0 and for versions that do not exist.
 fn address(ip_version: u8, octets: [u8; 16]) -> Option<IpAddr> {
     match ip_version {

@@ -1,0 +1,71 @@
+//! Filters: Hubble's `FlowFilter` messages compiled to predicates over compact flows.
+
+mod clause;
+mod compile;
+mod pattern;
+
+use specola_proto::flow as pb;
+
+pub use compile::InvalidFilter;
+
+use crate::FlowView;
+use clause::Clause;
+
+/// A whitelist and a blacklist. A flow passes when a whitelist filter matches (or there is none) and no blacklist
+/// filter does.
+#[derive(Clone, Debug, Default)]
+pub struct FilterSet {
+    whitelist: Vec<Filter>,
+    blacklist: Vec<Filter>,
+}
+
+impl FilterSet {
+    /// Compiles both lists.
+    ///
+    /// # Errors
+    /// A filter cannot be compiled; the error names it and the field.
+    pub fn compile(
+        whitelist: &[pb::FlowFilter],
+        blacklist: &[pb::FlowFilter],
+    ) -> Result<Self, InvalidFilter> {
+        Ok(Self {
+            whitelist: compile_list("whitelist", whitelist)?,
+            blacklist: compile_list("blacklist", blacklist)?,
+        })
+    }
+
+    /// Whether every flow passes.
+    pub const fn is_empty(&self) -> bool {
+        self.whitelist.is_empty() && self.blacklist.is_empty()
+    }
+
+    /// Whether the flow passes.
+    pub fn passes(&self, view: &FlowView<'_>) -> bool {
+        let is_wanted = self.whitelist.is_empty() || self.whitelist.iter().any(|filter| filter.matches(view));
+        is_wanted && !self.blacklist.iter().any(|filter| filter.matches(view))
+    }
+}
+
+/// One compiled filter: all its clauses must match. Without clauses it matches everything.
+#[derive(Clone, Debug)]
+struct Filter {
+    /// Cheap and selective ones first.
+    clauses: Vec<Clause>,
+}
+
+impl Filter {
+    fn matches(&self, view: &FlowView<'_>) -> bool {
+        self.clauses.iter().all(|clause| clause.matches(view))
+    }
+}
+
+fn compile_list(list: &'static str, filters: &[pb::FlowFilter]) -> Result<Vec<Filter>, InvalidFilter> {
+    let compile_one = |(index, filter)| {
+        let clauses = compile::clauses(filter).map_err(|fault| fault.at(list, index))?;
+        Ok(Filter { clauses })
+    };
+    filters.iter().enumerate().map(compile_one).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! A flow with everything that its handles lead to.
+
+use crate::{EndpointMeta, Flow, FlowUuid, InstanceId, MetaTable, NodeInfo};
+
+/// A flow as filters and conversions see it.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowView<'a> {
+    /// The record.
+    pub flow: &'a Flow,
+    /// Its id.
+    pub uuid: FlowUuid,
+    /// Who the source was.
+    pub source: Option<&'a EndpointMeta>,
+    /// Who the destination was.
+    pub destination: Option<&'a EndpointMeta>,
+    /// Who observed it.
+    pub node: &'a NodeInfo,
+}
+
+impl<'a> FlowView<'a> {
+    /// Follows the handles of record `seq` of the agent run `instance`.
+    pub fn new(
+        flow: &'a Flow,
+        seq: u64,
+        instance: InstanceId,
+        metas: &'a MetaTable,
+        node: &'a NodeInfo,
+    ) -> Self {
+        Self {
+            flow,
+            uuid: FlowUuid { instance, seq },
+            source: metas.get(flow.source_meta),
+            destination: metas.get(flow.destination_meta),
+            node,
+        }
+    }
+
+    /// Who was on this side.
+    pub const fn meta(&self, side: Side) -> Option<&'a EndpointMeta> {
+        match side {
+            Side::Source => self.source,
+            Side::Destination => self.destination,
+        }
+    }
+}
+
+/// Source or destination.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Side {
+    /// Where the packet comes from.
+    Source,
+    /// Where it goes.
+    Destination,
+}
