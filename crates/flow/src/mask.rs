@@ -79,8 +79,9 @@ impl FlowMask {
 
 /// Copies wanted fields from `input` to `output`.
 fn keep(fields: &Fields, mut input: &[u8], output: &mut Vec<u8>) -> Result<(), MaskError> {
+    let is_always_there = |node: &Option<Node>| node.as_ref().is_some_and(|node| !node.is_alternative);
     let mut absent: Vec<u32> =
-        fields.iter().filter(|(_, node)| node.is_some()).map(|(number, _)| *number).collect();
+        fields.iter().filter(|(_, node)| is_always_there(node)).map(|(number, _)| *number).collect();
     while input.has_remaining() {
         let (number, wire_type) = decode_key(&mut input)?;
         let value = take_value(wire_type, &mut input)?;
