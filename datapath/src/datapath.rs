@@ -17,7 +17,7 @@ use specola_datapath_common::policy::{PolicyKey, PolicyValue};
 use crate::attach::{self, AttachError, Attacher, Attachment};
 use crate::config::{AttachMode, Config};
 use crate::events::{EventReader, Ledger, ReaderCounts};
-use crate::load::{self, LoadError, RecreatedMap};
+use crate::load::{self, LoadError, Pins, RecreatedMap};
 use crate::maps::conntrack::Conntrack;
 use crate::maps::counters::{Counters, PacketCounts};
 use crate::maps::endpoints::{self, EndpointError, EndpointTable};
@@ -42,6 +42,7 @@ pub struct Datapath {
     reader: Option<EventReader>,
     ledger: Ledger,
     recreated: Vec<RecreatedMap>,
+    pins: Pins,
 }
 
 impl Datapath {
@@ -63,10 +64,16 @@ impl Datapath {
             node: NodeEpoch::open(&mut ebpf)?,
             counters: Counters::open(&mut ebpf)?,
             conntrack: Some(Conntrack::open(&mut ebpf, config.ct_tcp_entries.max(config.ct_any_entries))?),
-            reader: Some(EventReader::new(rings(&mut ebpf)?, config.lane_bytes, ledger.clone())),
+            reader: Some(EventReader::new(
+                rings(&mut ebpf)?,
+                config.lane_bytes,
+                ledger.clone(),
+                pins.clone(),
+            )),
             ledger,
             ebpf,
             recreated,
+            pins,
         };
         for (slot, record) in datapath.endpoints() {
             datapath.policy.open_slot(slot, EndpointRecord::active(record.word))?;
@@ -77,6 +84,15 @@ impl Datapath {
     /// Maps whose pins had another layout and were replaced by empty ones at load.
     pub fn recreated(&self) -> &[RecreatedMap] {
         &self.recreated
+    }
+
+    /// Unpins maps that another version of this program pinned under another layout. To be called once every
+    /// interface is attached anew, when no program uses them any more. Gives their names.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn remove_old_maps(&self) -> std::io::Result<Vec<String>> {
+        self.pins.remove_other_versions()
     }
 
     /// How programs are hooked: [`AttachMode::Tcx`] or [`AttachMode::Clsact`].

@@ -1,7 +1,9 @@
 //! From the object file to loaded programs and pinned maps.
 
 use std::collections::HashMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
@@ -38,6 +40,12 @@ pub enum LoadError {
         what: &'static str,
         /// The cause.
         source: std::io::Error,
+    },
+    /// Another process holds the pin directory.
+    #[error("pin directory {} is in use by another process: stop it, or use another directory", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
     },
     /// The built-in object cannot be parsed.
     #[error("the built-in kernel programs cannot be read: {source}")]
@@ -89,10 +97,24 @@ pub(crate) struct Loaded {
     pub(crate) pins: Pins,
 }
 
-/// Where things are pinned.
+/// Where things are pinned. One process at a time: two readers of one ring buffer would corrupt it.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
     dir: PathBuf,
+    _lock: Arc<DirLock>,
+}
+
+/// An exclusive lock on a directory.
+#[derive(Debug)]
+struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock to a child process between its fork and its exec.
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "pin directory stays locked until this process ends");
+        }
+    }
 }
 
 impl Pins {
@@ -113,7 +135,7 @@ impl Pins {
 
     /// Makes the directories.
     fn create(config: &Config) -> Result<Self, LoadError> {
-        let pins = Self { dir: config.pin_dir.clone() };
+        let dir = config.pin_dir.clone();
         let existing = config.pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let kind = statfs(existing).map_err(|error| LoadError::PinDir {
             path: existing.to_owned(),
@@ -121,16 +143,41 @@ impl Pins {
             source: error.into(),
         })?;
         if kind.filesystem_type() != BPFFS {
-            return Err(LoadError::NotBpffs { path: config.pin_dir.clone() });
+            return Err(LoadError::NotBpffs { path: dir });
         }
+        let failed = |path: &Path, what| {
+            let path = path.to_owned();
+            move |source| LoadError::PinDir { path, what, source }
+        };
+        std::fs::create_dir_all(&dir).map_err(failed(&dir, "create"))?;
+        let lock = File::open(&dir).map_err(failed(&dir, "open"))?;
+        match lock.try_lock() {
+            Ok(()) => (),
+            Err(TryLockError::WouldBlock) => return Err(LoadError::InUse { path: dir }),
+            Err(TryLockError::Error(source)) => return Err(failed(&dir, "lock")(source)),
+        }
+        let pins = Self { dir, _lock: Arc::new(DirLock(lock)) };
         for path in [pins.links(), pins.policy()] {
-            std::fs::create_dir_all(&path).map_err(|source| LoadError::PinDir {
-                path,
-                what: "create",
-                source,
-            })?;
+            std::fs::create_dir_all(&path).map_err(failed(&path, "create"))?;
         }
         Ok(pins)
+    }
+
+    /// Unpins maps of other layout versions. Gives their file names.
+    pub(crate) fn remove_other_versions(&self) -> std::io::Result<Vec<String>> {
+        let current = format!("@{}", specola_datapath_common::LAYOUT_VERSION);
+        let mut removed = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let is_map = name.starts_with("SP_") && name.contains('@');
+            if is_map && !name.ends_with(&current) {
+                std::fs::remove_file(entry.path())?;
+                removed.push(name);
+            }
+        }
+        removed.sort();
+        Ok(removed)
     }
 }
 

@@ -10,6 +10,7 @@ use specola_datapath_common::event::lane;
 
 use super::Rejected;
 use crate::maps::MapsError;
+use crate::maps::policy::remove_pin;
 use crate::maps::words::Words;
 
 /// What readers of this node took out of the lanes since the maps were made.
@@ -22,14 +23,28 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Opens the pinned array, or makes it.
     pub(crate) fn open(pin: &Path) -> Result<Self, MapsError> {
-        let data = if pin.exists() {
-            MapData::from_pin(pin).map_err(MapsError::kernel(NAME, "open its pin"))?
-        } else {
-            Self::create(pin)?
+        let data = match Self::reuse(pin)? {
+            Some(data) => data,
+            None => Self::create(pin)?,
         };
         let words = Words::map(data.fd().as_fd(), WORDS * size_of::<u64>())
             .map_err(|source| MapsError::Mmap { name: NAME, source })?;
         Ok(Self { words: Arc::new(words), _map: Arc::new(Map::Array(data)) })
+    }
+
+    /// The pinned array, if there is one of the right size.
+    fn reuse(pin: &Path) -> Result<Option<MapData>, MapsError> {
+        if !pin.exists() {
+            return Ok(None);
+        }
+        let data = MapData::from_pin(pin).map_err(MapsError::kernel(NAME, "open its pin"))?;
+        let info = data.info().map_err(MapsError::kernel(NAME, "look at its pin"))?;
+        if info.value_size() == 8 && info.max_entries() as usize == WORDS {
+            return Ok(Some(data));
+        }
+        tracing::warn!(map = NAME, "pinned counters have another layout and begin anew");
+        remove_pin(pin).map_err(|error| MapsError::kernel(NAME, "unpin")(MapError::IoError(error)))?;
+        Ok(None)
     }
 
     fn create(pin: &Path) -> Result<MapData, MapsError> {

@@ -10,6 +10,7 @@ use specola_datapath_common::event::{BadEvent, Event, lane};
 use super::clock::Clock;
 use super::ledger::Ledger;
 use super::merge::{Lane, Merge, Rejected};
+use crate::load::Pins;
 
 /// One batch of events, in the order of their stamps.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,8 @@ pub struct EventReader {
     clock: Clock,
     /// Rounds that empty the lanes even when they were full at the beginning.
     rounds_to_drain: usize,
+    /// Holds the pin directory: nobody else may read these lanes as long as this reader lives.
+    _pins: Pins,
 }
 
 impl EventReader {
@@ -46,6 +49,7 @@ impl EventReader {
         rings: [RingBuf<MapData>; lane::COUNT],
         lane_bytes: [u32; lane::COUNT],
         ledger: Ledger,
+        pins: Pins,
     ) -> Self {
         let bytes: usize = lane_bytes.iter().map(|bytes| *bytes as usize).sum();
         Self {
@@ -53,6 +57,7 @@ impl EventReader {
             ledger,
             clock: Clock::new(),
             rounds_to_drain: bytes / size_of::<Event>() / BATCH + 1,
+            _pins: pins,
         }
     }
 

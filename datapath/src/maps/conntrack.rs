@@ -111,6 +111,15 @@ impl Conntrack {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn insert(&mut self, key: &ConnectionKey, value: &CtValue) -> Result<(), MapError> {
+        let is_tcp = key.proto() == proto::TCP;
+        match key {
+            ConnectionKey::V4(key) => self.v4[table_of(is_tcp)].insert(Plain(*key), Plain(*value), 0),
+            ConnectionKey::V6(key) => self.v6[table_of(is_tcp)].insert(Plain(*key), Plain(*value), 0),
+        }
+    }
+
     /// Forgets a connection. Gives whether it was known.
     ///
     /// # Errors

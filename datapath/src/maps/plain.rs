@@ -31,24 +31,24 @@ pub(crate) struct PolicyBits {
     pub(crate) dport_be: u16,
 }
 
-// SAFETY (for all below): `repr(C)` with explicit padding fields, integers and arrays of integers only; the ABI crate
-// asserts each size as the sum of its fields.
+// SAFETY: `repr(C)` with explicit padding fields, integers and arrays of integers only; the ABI crate asserts the size
+// as the sum of the fields.
 unsafe impl Abi for IpKey {}
-// SAFETY: as above.
+// SAFETY: as for `IpKey`.
 unsafe impl Abi for IpInfo {}
-// SAFETY: as above.
+// SAFETY: as for `IpKey`.
 unsafe impl Abi for CtKey4 {}
-// SAFETY: as above.
+// SAFETY: as for `IpKey`.
 unsafe impl Abi for CtKey6 {}
-// SAFETY: as above.
+// SAFETY: as for `IpKey`.
 unsafe impl Abi for CtValue {}
-// SAFETY: as above.
+// SAFETY: as for `IpKey`.
 unsafe impl Abi for EndpointRecord {}
-// SAFETY: as above.
+// SAFETY: as for `IpKey`.
 unsafe impl Abi for PacketCount {}
-// SAFETY: as above.
+// SAFETY: as for `IpKey`.
 unsafe impl Abi for LaneCount {}
-// SAFETY: as above.
+// SAFETY: as for `IpKey`.
 unsafe impl Abi for PolicyValue {}
 // SAFETY: 4 + 1 + 1 + 2 bytes, asserted below.
 unsafe impl Abi for PolicyBits {}

@@ -82,6 +82,32 @@ fn a_pin_of_another_layout_begins_anew_and_is_named() {
 }
 
 #[test]
+fn one_process_at_a_time_holds_a_pin_directory() {
+    let pins = Pins::new();
+    let mut first = pins.load();
+    let error = Datapath::load(&pins.config()).unwrap_err();
+    assert!(matches!(error, LoadError::InUse { .. }), "{error}");
+    // The reader counts as well: two of them would take each other's events.
+    let reader = first.take_reader().unwrap();
+    assert!(first.take_reader().is_none());
+    drop(first);
+    assert!(matches!(Datapath::load(&pins.config()).unwrap_err(), LoadError::InUse { .. }));
+    drop(reader);
+    drop(pins.load());
+}
+
+#[test]
+fn maps_of_other_layout_versions_are_removed_on_demand() {
+    let pins = Pins::new();
+    let datapath = pins.load();
+    let old = pins.config().pin_dir.join("SP_NODE@0");
+    aya::maps::Array::<_, u64>::create(1, 0).unwrap().pin(&old).unwrap();
+    assert_eq!(datapath.remove_old_maps().unwrap(), ["SP_NODE@0"]);
+    assert!(!old.exists());
+    assert_eq!(datapath.remove_old_maps().unwrap(), Vec::<String>::new());
+}
+
+#[test]
 fn a_wrong_place_or_size_is_refused_with_a_remedy() {
     specola_testkit::require_root();
     let error = Datapath::load(&Config::new("/proc/specola")).unwrap_err();
@@ -108,11 +134,11 @@ fn links_are_taken_over_and_not_doubled() {
                 datapath.attach_endpoint(ifindex).unwrap();
             }
         });
-        let found = ns.enter(|| super::attaching::tcx_programs("lxc0"));
+        let found = ns.enter(|| attaching::tcx_programs("lxc0"));
         assert_eq!(found.len(), 2, "one program per hook: {found:?}");
         programs.push(found);
     }
     assert_ne!(programs[0], programs[1], "the second process put its own programs in");
     ns.enter(|| Datapath::load(&config).unwrap().detach(ifindex).unwrap());
-    ns.enter(|| super::attaching::expect_tcx_programs("lxc0", 0));
+    ns.enter(|| attaching::expect_tcx_programs("lxc0", 0));
 }
