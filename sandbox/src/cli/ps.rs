@@ -1,0 +1,101 @@
+//! `specola sandbox ps`
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use super::print;
+use crate::client;
+use crate::state::Cluster;
+
+/// How the cluster is shown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Output {
+    Table,
+    Json,
+}
+
+/// The table shows every sandbox, JSON the chosen one.
+pub(super) fn run(name: Option<&str>, output: Output) -> anyhow::Result<ExitCode> {
+    let mut clusters = match (name, output) {
+        (None, Output::Table) => client::list()?,
+        _ => vec![client::load(name)?],
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start a runtime")?.block_on(async {
+        for cluster in &mut clusters {
+            client::refresh(cluster).await;
+        }
+    });
+    match output {
+        Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&clusters[0])?))?,
+        Output::Table if clusters.is_empty() => print("no sandbox is running\n")?,
+        Output::Table => print(&clusters.iter().map(table).collect::<Vec<_>>().join("\n"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(cluster: &Cluster) -> String {
+    let phase = serde_json::to_value(cluster.phase).ok();
+    let phase = phase.as_ref().and_then(|phase| phase.as_str()).unwrap_or_default();
+    let mut text = format!("SANDBOX {} ({phase}, {})\n", cluster.name, cluster.file.display());
+    let mut nodes = vec![["NODE", "STATE", "PID", "ADDRESSES", "OBSERVER"].map(str::to_owned).to_vec()];
+    nodes.extend(cluster.nodes.iter().map(|node| {
+        vec![
+            node.name.clone(),
+            node.state.clone(),
+            node.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            join(&node.addresses),
+            format!("unix://{}", node.observer_socket.display()),
+        ]
+    }));
+    text.push_str(&columns(&nodes));
+    let mut pods = vec![["POD", "NODE", "STATE", "IDENTITY", "IPS", "WORKLOAD"].map(str::to_owned).to_vec()];
+    pods.extend(cluster.pods.iter().map(|pod| {
+        vec![
+            pod.full_name(),
+            pod.node.clone(),
+            pod.state.clone(),
+            pod.identity.to_string(),
+            join(&pod.ips),
+            pod.workload_state.clone(),
+        ]
+    }));
+    text.push_str(&columns(&pods));
+    text
+}
+
+fn join(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn columns(rows: &[Vec<String>]) -> String {
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            // Writing to a string cannot fail.
+            _ = write!(line, "{cell:<width$}  ", width = width(column));
+        }
+        text.push_str("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["A".to_owned(), "LONG".to_owned()], vec!["wide".to_owned(), "x".to_owned()]];
+        assert_eq!(columns(&rows), "  A     LONG\n  wide  x\n");
+    }
+}

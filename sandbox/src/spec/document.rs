@@ -1,0 +1,228 @@
+//! Splits a YAML file into Kubernetes objects and writes them out again.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::Problem;
+
+/// One Kubernetes object.
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub kind: String,
+    /// `None` where the kind has none; "default" where the object could have one and names none.
+    pub namespace: Option<String>,
+    pub name: String,
+    /// Where it begins in its file, from 1.
+    pub line: usize,
+    pub(crate) value: Value,
+    /// As it stands in the file; `None` once something was filled in.
+    text: Option<String>,
+}
+
+impl Object {
+    /// Makes an object that no file has.
+    pub(crate) fn made(value: Value) -> Self {
+        Self::from_value(value, 1, None).expect("the caller gives kind and name")
+    }
+
+    /// File name under which the agents find it: kind, namespace and name, which no two objects share.
+    pub fn file_name(&self) -> String {
+        file_name(&self.kind, self.namespace.as_deref(), &self.name)
+    }
+
+    /// The object as YAML: the text of the file where nothing was filled in.
+    ///
+    /// # Errors
+    /// When the object cannot be written as YAML.
+    pub fn yaml(&self) -> anyhow::Result<String> {
+        match &self.text {
+            Some(text) => Ok(text.clone()),
+            None => Ok(serde_saphyr::to_string(&self.value)?),
+        }
+    }
+
+    /// The string at a JSON pointer.
+    pub(crate) fn text_at(&self, pointer: &str) -> Option<&str> {
+        self.value.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
+    }
+
+    /// Sets the field at `path`, making the maps on the way.
+    pub(crate) fn set(&mut self, path: &[&str], value: Value) {
+        let mut place = &mut self.value;
+        for key in path {
+            if !place.is_object() {
+                *place = Value::Object(Map::new());
+            }
+            place = &mut place[*key];
+        }
+        *place = value;
+        self.text = None;
+    }
+
+    fn from_value(value: Value, line: usize, text: Option<String>) -> Result<Self, String> {
+        let string =
+            |pointer: &str| value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let kind = string("/kind")
+            .ok_or("kind: missing or no text, every document must be a Kubernetes object")?
+            .to_owned();
+        let name = string("/metadata/name")
+            .ok_or_else(|| format!("{kind}: metadata.name: missing or no text"))?
+            .to_owned();
+        if !is_file_safe(&kind) || !is_file_safe(&name) {
+            return Err(format!(
+                "{kind} {name}: kind and metadata.name may not hold \"/\" or begin with \".\""
+            ));
+        }
+        let namespace = if CLUSTER_WIDE.contains(&kind.as_str()) {
+            None
+        } else {
+            Some(string("/metadata/namespace").unwrap_or("default").to_owned())
+        };
+        if namespace.as_deref().is_some_and(|namespace| !is_file_safe(namespace)) {
+            return Err(format!("{kind} {name}: metadata.namespace: not a DNS label"));
+        }
+        Ok(Self { kind, namespace, name, line, value, text })
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+/// The name of an object's file in the desired directory.
+pub(crate) fn file_name(kind: &str, namespace: Option<&str>, name: &str) -> String {
+    let kind = kind.to_ascii_lowercase();
+    match namespace {
+        Some(namespace) => format!("{kind}_{namespace}_{name}.yaml"),
+        None => format!("{kind}_{name}.yaml"),
+    }
+}
+
+/// Kinds that have no namespace.
+pub(crate) const CLUSTER_WIDE: [&str; 9] = [
+    "Node",
+    "Namespace",
+    "CiliumClusterwideNetworkPolicy",
+    "CiliumCIDRGroup",
+    "CiliumNode",
+    "CiliumIdentity",
+    "ClusterNetworkPolicy",
+    "AdminNetworkPolicy",
+    "BaselineAdminNetworkPolicy",
+];
+
+/// Reads every object of a file; what is wrong goes to `problems`.
+pub(super) fn read(text: &str, problems: &mut Vec<Problem>) -> Vec<Object> {
+    let mut objects = Vec::new();
+    for (line, document) in split(text) {
+        let value = match serde_saphyr::from_str_with_options::<Value>(&document, yaml_options()) {
+            Ok(Value::Null) => continue,
+            Ok(value) => value,
+            Err(error) => {
+                let inner = error.location().map_or(0, |place| (place.line() as usize).saturating_sub(1));
+                problems.push(Problem {
+                    line: line + inner,
+                    text: format!("not YAML: {}", error.without_snippet()),
+                });
+                continue;
+            }
+        };
+        let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+        let items = match (is_list, value.get("items")) {
+            (true, Some(Value::Array(items))) => items.iter().map(|item| (item.clone(), None)).collect(),
+            _ => vec![(value, Some(document))],
+        };
+        for (value, text) in items {
+            match Object::from_value(value, line, text) {
+                Ok(object) => objects.push(object),
+                Err(text) => problems.push(Problem { line, text }),
+            }
+        }
+    }
+    objects
+}
+
+/// `y` and `no` are words here, as a pod may be called so.
+fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! { strict_booleans: true }
+}
+
+/// Cuts a file at its document markers; each part with the line of its first content, from 1.
+fn split(text: &str) -> Vec<(usize, String)> {
+    let mut parts = vec![(1, String::new())];
+    for (number, line) in text.lines().enumerate() {
+        let is_marker =
+            line == "---" || line.starts_with("--- ") || line.starts_with("---\t") || line == "...";
+        if is_marker {
+            parts.push((number + 2, String::new()));
+            continue;
+        }
+        let last = parts.last_mut().expect("there is always a part");
+        if last.1.is_empty() && line.trim().is_empty() {
+            last.0 = number + 2;
+            continue;
+        }
+        last.1.push_str(line);
+        last.1.push('\n');
+    }
+    parts.retain(|(_, part)| !part.is_empty());
+    parts
+}
+
+fn is_file_safe(text: &str) -> bool {
+    text.len() <= 100
+        && !text.starts_with('.')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_keep_their_lines() {
+        let text = "# head\n---\n\nkind: A\nmetadata: {name: a}\n---\n# nothing\n---\nkind: B\nmetadata:\n  name: b\n";
+        let mut problems = Vec::new();
+        let objects = read(text, &mut problems);
+        let seen: Vec<_> = objects.iter().map(|object| (object.to_string(), object.line)).collect();
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(seen, [("A default/a".to_owned(), 4), ("B default/b".to_owned(), 9)]);
+        assert_eq!(objects[1].yaml().expect("yaml"), "kind: B\nmetadata:\n  name: b\n");
+    }
+
+    #[test]
+    fn a_list_gives_its_items() {
+        let mut problems = Vec::new();
+        let text =
+            "kind: List\nitems:\n- kind: Node\n  metadata: {name: n1}\n- kind: Pod\n  metadata: {name: p}\n";
+        let objects = read(text, &mut problems);
+        assert_eq!(objects.iter().map(Object::to_string).collect::<Vec<_>>(), ["Node n1", "Pod default/p"]);
+        let again = read(&objects[1].yaml().expect("yaml"), &mut problems);
+        assert_eq!(again[0].value, objects[1].value);
+        assert!(problems.is_empty(), "{problems:?}");
+    }
+
+    #[test]
+    fn wrong_documents_are_told_by_line() {
+        for (text, line, cause) in [
+            ("kind: A\n---\na: [\n", 3, "not YAML"),
+            ("\n\nmetadata: {name: x}\n", 3, "kind: missing"),
+            ("kind: Pod\n", 1, "metadata.name: missing or no text"),
+            ("kind: Pod\nmetadata: {name: ../../etc}\n", 1, "may not hold"),
+            ("kind: Pod\nmetadata: {name: a, namespace: a/b}\n", 1, "metadata.namespace"),
+            ("just text\n", 1, "kind: missing"),
+        ] {
+            let mut problems = Vec::new();
+            read(text, &mut problems);
+            let found = problems.iter().find(|problem| problem.text.contains(cause));
+            let problem = found.unwrap_or_else(|| panic!("{text:?} gave {problems:?}"));
+            assert!(problem.line >= line, "{text:?} gave {problem:?}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Whole sandboxes with a stand-in for the agent: what the sandbox itself does, without kernel programs. Needs root.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod cases;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use specola_sandbox::cli::SandboxCommand;
+
+#[derive(Parser)]
+enum Program {
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
+    Agent(agent::Flags),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let first = std::env::args().nth(1).unwrap_or_default();
+    if first == "sandbox" || first == "agent" {
+        return match Program::parse() {
+            Program::Sandbox(command) => command.run(),
+            Program::Agent(flags) => agent::run(flags).map(|()| ExitCode::SUCCESS),
+        };
+    }
+    cases::run_all(std::env::args().skip(1))
+}
