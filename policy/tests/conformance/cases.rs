@@ -1,0 +1,206 @@
+//! The format of the case file.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use specola_policy::{AllowLocalhost, IpFamilies, Mode, Settings};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CaseFile {
+    #[expect(dead_code, reason = "a field of the format")]
+    pub(crate) version: u32,
+    pub(crate) clusters: BTreeMap<String, Cluster>,
+    pub(crate) cases: Vec<Case>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cluster {
+    pub(crate) cluster_name: String,
+    pub(crate) nodes: BTreeMap<String, Node>,
+    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) pods: BTreeMap<String, Pod>,
+    pub(crate) services: BTreeMap<String, Service>,
+    #[expect(dead_code, reason = "a field of the format")]
+    pub(crate) fqdn: Value,
+    #[expect(dead_code, reason = "a field of the format")]
+    pub(crate) cidr_groups: Value,
+    #[serde(default)]
+    pub(crate) external_apiservers: Vec<std::net::IpAddr>,
+    #[expect(dead_code, reason = "a field of the format")]
+    pub(crate) aws_groups: Value,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    pub(crate) ip: std::net::IpAddr,
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) apiserver: bool,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pod {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) ip: std::net::IpAddr,
+    pub(crate) node: String,
+    #[serde(default)]
+    pub(crate) serviceaccount: String,
+    #[serde(default)]
+    pub(crate) ports: BTreeMap<String, String>,
+    #[serde(default, rename = "hostNetwork")]
+    pub(crate) host_network: bool,
+    pub(crate) cluster: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Service {
+    #[expect(dead_code, reason = "a field of the format")]
+    pub(crate) labels: Value,
+    pub(crate) selector: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub(crate) endpoints: Vec<std::net::IpAddr>,
+    pub(crate) ports: Vec<ServicePort>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServicePort {
+    pub(crate) port: u16,
+    #[serde(rename = "targetPort")]
+    pub(crate) target: u16,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Case {
+    pub(crate) id: String,
+    pub(crate) feature: String,
+    #[expect(dead_code, reason = "a field of the format")]
+    #[serde(rename = "ref")]
+    pub(crate) reference: String,
+    #[expect(dead_code, reason = "a field of the format")]
+    pub(crate) note: Option<String>,
+    pub(crate) cluster: String,
+    pub(crate) mode: Option<String>,
+    #[serde(default)]
+    pub(crate) options: Options,
+    pub(crate) policies: Vec<Value>,
+    #[serde(default)]
+    pub(crate) rejected: Vec<Rejected>,
+    #[serde(default)]
+    pub(crate) probes: Vec<Probe>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Options {
+    pub(crate) host_firewall: bool,
+    pub(crate) node_selector_labels: bool,
+    pub(crate) extended_protocols: bool,
+    pub(crate) dual_stack: bool,
+    pub(crate) allow_localhost: Option<String>,
+    pub(crate) audit_mode: bool,
+    pub(crate) default_local_cluster: bool,
+    pub(crate) kcnp: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rejected {
+    pub(crate) policy: String,
+    pub(crate) error: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Probe {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) port: Option<u16>,
+    pub(crate) proto: String,
+    pub(crate) icmp_type: Option<u16>,
+    pub(crate) ct: Option<String>,
+    pub l7: Option<Value>,
+    pub(crate) expect: Expect,
+    pub(crate) at: Option<Side>,
+    #[serde(default)]
+    pub(crate) audited: bool,
+    #[serde(default)]
+    policy: Option<OneOrMany>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Expect {
+    Allow,
+    Deny,
+    DenyL7,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Side {
+    Egress,
+    Ingress,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Case {
+    pub(crate) fn settings(&self, cluster_name: &str) -> Settings {
+        Settings {
+            cluster_name: cluster_name.to_owned(),
+            mode: match self.mode.as_deref() {
+                None | Some("default") => Mode::Default,
+                Some("always") => Mode::Always,
+                Some("never") => Mode::Never,
+                Some(other) => panic!("mode {other}"),
+            },
+            allow_localhost: match self.options.allow_localhost.as_deref() {
+                None | Some("auto") => AllowLocalhost::Auto,
+                Some("always") => AllowLocalhost::Always,
+                Some("policy") => AllowLocalhost::Policy,
+                Some(other) => panic!("allow_localhost {other}"),
+            },
+            ip_families: if self.options.dual_stack { IpFamilies::Dual } else { IpFamilies::V4 },
+            host_firewall: self.options.host_firewall,
+            default_local_cluster: self.options.default_local_cluster,
+            ..Settings::default()
+        }
+    }
+}
+
+impl Probe {
+    pub(crate) fn policies(&self) -> Vec<&String> {
+        match &self.policy {
+            None => Vec::new(),
+            Some(OneOrMany::One(policy)) => vec![policy],
+            Some(OneOrMany::Many(policies)) => policies.iter().collect(),
+        }
+    }
+
+    /// IANA protocol number and destination port as policy sees them.
+    pub(crate) fn l4(&self) -> (u8, u16) {
+        match (self.proto.as_str(), self.port, self.icmp_type) {
+            ("TCP", Some(port), None) => (6, port),
+            ("UDP", Some(port), None) => (17, port),
+            ("SCTP", Some(port), None) => (132, port),
+            ("ICMP", None, Some(kind)) => (1, kind),
+            ("ICMPv6", None, Some(kind)) => (58, kind),
+            ("VRRP", None, None) => (112, 0),
+            ("IGMP", None, None) => (2, 0),
+            other => panic!("{other:?}"),
+        }
+    }
+}
