@@ -7,7 +7,7 @@
 //! ```text
 //! event reader thread:  reader.run(stop, |tick| { pipeline.ingest(tick.events, tick.clock_offset_ns); })
 //! other event sources:  server.agent_events().send(event)      bounded, refuses when full
-//! async runtime:        server.serve(listeners, drain)
+//! async runtime:        server.serve(Listeners::bind(&config).await?, drain)
 //! ```
 #![forbid(unsafe_code)]
 
@@ -15,11 +15,15 @@ mod clock;
 mod convert;
 mod ledger;
 mod namespaces;
+mod observer;
 mod pipeline;
+mod serve;
 mod shared;
 
 pub use clock::Clock;
 pub use convert::BadRecord;
 pub use ledger::LedgerCounts;
+pub use observer::ObserverService;
 pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};
+pub use serve::{ListenConfig, Listeners, ServeError};
 pub use shared::{Config, FlowServer, FlowStatus, flow_server};
