@@ -45,9 +45,12 @@ pub(crate) struct SyntaxError {
 impl Node {
     /// Parses one document.
     pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
-        serde_saphyr::from_str(text).map_err(|error| SyntaxError {
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
+        };
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| SyntaxError {
             line: error.location().map_or(0, |location| line_number(location.line())),
-            message: first_line(&error.without_snippet().to_string()),
+            message: describe(&error.without_snippet().to_string()),
         })
     }
 
@@ -163,12 +166,22 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
+/// Levels of lists and maps in a document. Each costs tens of kilobytes of stack in a build without optimisation;
+/// Kubernetes objects need about a dozen.
+const MAX_DEPTH: usize = 24;
+
 fn line_number(line: u64) -> u32 {
     u32::try_from(line).unwrap_or(u32::MAX)
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// First line of the parser's message without its own line number, which counts from the start of the document.
+fn describe(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let cause = line.rsplit_once(" at line ").map_or(line, |(cause, _)| cause);
+    if let Some(limit) = cause.strip_prefix("budget breached: ") {
+        return format!("document is too large, nested too deep or repeats too much: {limit}");
+    }
+    cause.to_owned()
 }
 
 #[cfg(test)]
@@ -191,11 +204,18 @@ mod tests {
     }
 
     #[test]
+    fn depth_is_limited() {
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Node::parse(&nested(MAX_DEPTH)).is_ok());
+        assert!(Node::parse(&nested(MAX_DEPTH + 1)).is_err());
+    }
+
+    #[test]
     fn what_is_not_yaml_is_an_error_with_a_line() {
         for (text, line) in [("a: 1\nb: [\n", 2), ("a: 1\na: 2\n", 2), ("a: *x\n", 1)] {
             let error = Node::parse(text).unwrap_err();
             assert!(error.line >= line, "{text}: {error:?}");
-            assert!(!error.message.is_empty());
+            assert!(!error.message.is_empty() && !error.message.contains("line"), "{error:?}");
         }
     }
 }

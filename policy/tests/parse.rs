@@ -1,0 +1,265 @@
+//! What policies are read as, and how wrong ones are refused.
+
+use proptest::prelude::*;
+use specola_labels::NumericIdentity;
+use specola_policy::eval::{Packet, Verdict, evaluate};
+use specola_policy::{
+    IdentityTable, ParsedFile, PolicyKind, Repository, Section, Settings, Subject, parse_policies,
+};
+
+const HEAD: &str =
+    "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p, namespace: shop}\n";
+
+/// Errors as "line field: message".
+fn errors(parsed: &ParsedFile) -> Vec<String> {
+    let text = |e: &specola_policy::DocumentError| format!("{} {}: {}", e.line, e.field, e.message);
+    parsed.errors.iter().map(text).collect()
+}
+
+#[test]
+fn every_error_has_its_line_and_field() {
+    let yaml = r#"# two policies
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: good
+spec:
+  endpointSelector: {}
+  ingress:
+  - fromEntities: [world]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: bad
+  namespace: shop
+spec:
+  endpointSelector:
+    matchLabels:
+      app: -x
+  ingress:
+  - fromEntities: [galaxy]
+    fromCIDR:
+    - 10.0.0.0/33
+    toPorts:
+    - ports:
+      - port: 80
+      - port: "99999"
+        protocl: TCP
+  egressDeny:
+  - toFQDNs: []
+"#;
+    let parsed = parse_policies("x.yaml", yaml);
+    assert_eq!(parsed.objects.len(), 1);
+    assert_eq!(parsed.objects[0].reference.to_string(), "default/good");
+    assert_eq!(parsed.objects[0].line, 1);
+    let expected = [
+        "19 spec.endpointSelector.matchLabels.app: invalid label selector: \"-x\" is not a label value",
+        "21 spec.ingress[0].fromEntities[0]: unsupported entity: galaxy",
+        "23 spec.ingress[0].fromCIDR[0]: unable to parse CIDR: \"10.0.0.0/33\"",
+        "21 spec.ingress[0]: combining FromEntities and FromCIDR is not supported yet",
+        "26 spec.ingress[0].toPorts[0].ports[0].port: must be a string, this is an integer; put it in quotes",
+        "28 spec.ingress[0].toPorts[0].ports[1].protocl: unknown field; known here: endPort, port, protocol",
+        "27 spec.ingress[0].toPorts[0].ports[1].port: unable to parse port: \"99999\"",
+        "30 spec.egressDeny[0].toFQDNs: unknown field",
+    ];
+    let found = errors(&parsed);
+    for expected in expected {
+        assert!(found.iter().any(|e| e.starts_with(expected)), "{expected}\nin {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    let first = parsed.errors[1].to_string();
+    assert_eq!(
+        first,
+        "x.yaml:21: CiliumNetworkPolicy shop/bad: spec.ingress[0].fromEntities[0]: unsupported entity: galaxy"
+    );
+}
+
+#[test]
+fn what_is_not_enforced_is_refused() {
+    for (entry, field) in [
+        ("toFQDNs: [{matchName: x.org}]", "toFQDNs"),
+        ("toServices: [{k8sService: {serviceName: x}}]", "toServices"),
+        ("toGroups: [{aws: {labels: {}}}]", "groups"),
+        ("toCIDRSet: [{cidrGroupRef: x}]", "CIDR groups"),
+        ("toPorts: [{ports: [{port: '443'}], serverNames: [x.org]}]", "serverNames"),
+        ("toPorts: [{ports: [{port: '443'}], terminatingTLS: {}}]", "terminatingTLS"),
+        ("toPorts: [{ports: [{port: '443'}], originatingTLS: {}}]", "originatingTLS"),
+        ("toPorts: [{ports: [{port: '443'}], listener: {name: x}}]", "listener"),
+        ("authentication: {mode: required}", "authentication mode required"),
+    ] {
+        let yaml = format!("{HEAD}spec:\n  endpointSelector: {{}}\n  egress:\n  - {entry}\n");
+        let parsed = parse_policies("f", &yaml);
+        assert!(parsed.objects.is_empty(), "{entry}");
+        let wanted = errors(&parsed).iter().any(|e| e.contains(field) && e.contains("supported yet"));
+        assert!(wanted, "{entry}: {:?}", errors(&parsed));
+    }
+    let tiers =
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: x}\n";
+    assert!(errors(&parse_policies("f", tiers))[0].contains("not supported yet"));
+}
+
+#[test]
+fn other_kinds_are_passed_over_and_old_versions_refused() {
+    let parsed = parse_policies("f", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n");
+    assert!(parsed.objects.is_empty() && parsed.is_valid());
+    let old = HEAD.replace("cilium.io/v2", "cilium.io/v1");
+    let found = errors(&parse_policies("f", &old));
+    assert!(found[0].contains("has apiVersion cilium.io/v2, not \"cilium.io/v1\""), "{found:?}");
+}
+
+#[test]
+fn kinds_names_and_sections() {
+    let yaml = format!(
+        "{HEAD}specs:\n\
+         - endpointSelector: {{}}\n  ingress: [{{}}, {{fromEntities: [all]}}]\n\
+         - endpointSelector: {{}}\n  ingress: [{{}}]\n  egressDeny: [{{toEntities: [world]}}]\n\
+         ---\n\
+         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: k, namespace: shop}}\n\
+         spec: {{podSelector: {{}}, policyTypes: [Egress]}}\n\
+         ---\n\
+         apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {{name: c}}\n\
+         spec: {{endpointSelector: {{}}, ingress: [{{}}]}}\n"
+    );
+    let parsed = parse_policies("f", &yaml);
+    assert_eq!(errors(&parsed), [] as [String; 0]);
+    let names: Vec<(PolicyKind, String)> =
+        parsed.objects.iter().map(|object| (object.reference.kind, object.reference.to_string())).collect();
+    assert_eq!(
+        names,
+        [
+            (PolicyKind::CiliumNetworkPolicy, "shop/p".to_owned()),
+            (PolicyKind::NetworkPolicy, "shop/k".to_owned()),
+            (PolicyKind::CiliumClusterwideNetworkPolicy, "c".to_owned()),
+        ]
+    );
+    let sections: Vec<(Section, u32)> = parsed.objects[0]
+        .rules
+        .iter()
+        .flat_map(|rule| rule.entries.iter().map(|entry| (entry.section, entry.index)))
+        .collect();
+    assert_eq!(
+        sections,
+        [(Section::Ingress, 0), (Section::Ingress, 1), (Section::Ingress, 2), (Section::EgressDeny, 0)]
+    );
+    let kubernetes = &parsed.objects[1].rules[0];
+    assert!(!kubernetes.has_ingress && kubernetes.default_deny_egress);
+}
+
+#[test]
+fn a_revision_per_change_and_origins_that_name_it() {
+    let object = |yaml: &str| parse_policies("f", yaml).objects.remove(0);
+    let open = format!(
+        "{HEAD}spec:\n  endpointSelector: {{}}\n  log: {{value: hello}}\n  labels: [{{key: team, value: a}}]\n  ingress:\n  - {{}}\n  - fromEntities: [world]\n"
+    );
+    let mut repository = Repository::new(Settings::default());
+    assert_eq!(repository.revision(), 1);
+    assert_eq!(repository.upsert(object(&open)), 2);
+    assert_eq!(repository.upsert(object(&format!("# moved\n{open}"))), 2, "same policy");
+    assert_eq!(repository.upsert(object(&open.replace("world", "host"))), 3);
+    assert_eq!(repository.upsert(object(&open)), 4);
+
+    let subject = Subject {
+        labels: ["k8s:io.kubernetes.pod.namespace=shop".parse().unwrap()].into_iter().collect(),
+        ..Subject::default()
+    };
+    let identities = IdentityTable::with_reserved();
+    let packet = |peer: NumericIdentity| Packet { peer: peer.0, egress: false, proto: 6, port: 80 };
+    let allowed = evaluate(&repository, &subject, &identities, packet(NumericIdentity::WORLD_IPV4));
+    assert_eq!(allowed.verdict, Verdict::Allow);
+    let origin = allowed.origins.iter().next().unwrap();
+    assert_eq!(
+        (origin.section, origin.rule_index, origin.revision, origin.log.as_str()),
+        (Section::Ingress, 1, 4, "hello")
+    );
+    assert_eq!(
+        origin.labels,
+        [
+            "k8s:io.cilium.k8s.policy.derived-from=CiliumNetworkPolicy",
+            "k8s:io.cilium.k8s.policy.name=p",
+            "k8s:io.cilium.k8s.policy.namespace=shop",
+            "unspec:team=a"
+        ]
+    );
+    let refused = evaluate(&repository, &subject, &identities, packet(NumericIdentity::REMOTE_NODE));
+    assert_eq!(refused.verdict, Verdict::DefaultDeny);
+    assert_eq!(refused.origins.object_names(), ["shop/p"]);
+    let json = serde_json::to_string(&refused.origins).unwrap();
+    assert_eq!(serde_json::from_str::<specola_policy::OriginSet>(&json).unwrap(), refused.origins);
+
+    let reference = object(&open).reference;
+    assert_eq!(repository.remove(&reference), Some(5));
+    assert_eq!(repository.remove(&reference), None);
+    let open_now = evaluate(&repository, &subject, &identities, packet(NumericIdentity::REMOTE_NODE));
+    assert_eq!(open_now.verdict, Verdict::Allow);
+    assert_eq!(open_now.origins.object_names(), ["allow-any-ingress"]);
+}
+
+#[test]
+fn the_subject_stays_in_its_namespace() {
+    let yaml = format!(
+        "{HEAD}spec:\n  endpointSelector:\n    matchLabels:\n      k8s:io.kubernetes.pod.namespace: other\n  ingress: [{{}}]\n"
+    );
+    let parsed = parse_policies("f", &yaml);
+    assert_eq!(parsed.objects.len(), 1);
+    assert_eq!(parsed.warnings.len(), 1);
+    assert!(parsed.warnings[0].message.contains("always in the policy's namespace \"shop\""));
+}
+
+#[test]
+fn deep_or_exploding_documents_are_refused() {
+    let deep = format!("{HEAD}spec: {}{}\n", "[".repeat(50_000), "]".repeat(50_000));
+    let mut bomb = "a0: &a0 [x, x]\n".to_owned();
+    for level in 1..40 {
+        let below = level - 1;
+        bomb.push_str(&format!("a{level}: &a{level} [*a{below}, *a{below}]\n"));
+    }
+    let indented = format!("{HEAD}spec:\n  {}x\n", "- ".repeat(50_000));
+    let mapped = format!("{HEAD}spec: {}{}\n", "{a: ".repeat(1_900), "}".repeat(1_900));
+    for yaml in [deep, indented, mapped, format!("{HEAD}{bomb}")] {
+        let parsed = parse_policies("f", &yaml);
+        assert!(parsed.objects.is_empty());
+        assert_eq!(parsed.errors.len(), 1, "{:?}", parsed.errors);
+    }
+}
+
+proptest! {
+    /// Cuts, joins and swaps lines of real policies: whatever comes out is read or refused.
+    #[test]
+    fn damaged_policies_are_safe(
+        lines in proptest::collection::vec((0usize..8000, -2i32..3), 1..40),
+    ) {
+        let all: Vec<&str> = include_str!("policy-cases.yaml").lines().collect();
+        let mut yaml = HEAD.to_owned();
+        for (line, shift) in lines {
+            let text = all[line % all.len()];
+            if shift < 0 {
+                yaml.push_str(text.trim_start());
+            } else {
+                yaml.push_str(&" ".repeat(usize::try_from(shift).unwrap_or(0)));
+                yaml.push_str(text);
+            }
+            yaml.push('\n');
+        }
+        let parsed = parse_policies("f", &yaml);
+        prop_assert!(!parsed.objects.is_empty() || !parsed.errors.is_empty());
+    }
+
+    /// Replaces a value of a valid policy by another one.
+    #[test]
+    fn any_value_in_any_field_is_safe(
+        field in "(metadata|spec|specs|name|endpointSelector|nodeSelector|ingress|egress|ingressDeny|toPorts|ports|port|rules|http|dns|kafka|l7|icmps|fields|type|fromCIDR|fromCIDRSet|toFQDNs|fromEndpoints|enableDefaultDeny|labels|log|authentication|listener)",
+        value in "(null|true|1|-1|1.5|''|x|\\[\\]|\\{\\}|\\[\\[\\]\\]|\\[\\{\\}\\]|\\[null\\]|\\[1\\]|\\{a: \\{\\}\\}|'\\*'|99999999999999999999)",
+    ) {
+        let yaml = format!(
+            "{HEAD}spec:\n  endpointSelector: {{}}\n  ingress:\n  - fromCIDRSet: [{{cidr: 10.0.0.0/8}}]\n    toPorts: [{{ports: [{{port: '80'}}], rules: {{http: [{{}}]}}}}]\n"
+        );
+        for indent in ["", "  ", "    "] {
+            parse_policies("f", &format!("{yaml}{indent}{field}: {value}\n"));
+        }
+        let nested = format!(
+            "{HEAD}spec:\n  endpointSelector: {{}}\n  egress:\n  - {field}: {value}\n    toPorts: [{{{field}: {value}, ports: [{{{field}: {value}}}], rules: {{{field}: {value}}}}}]\n"
+        );
+        parse_policies("f", &nested);
+    }
+}
