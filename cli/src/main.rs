@@ -1,1 +1,103 @@
-fn main() {}
+//! `specola`: the one binary. Looks at flows and nodes, checks policies, and starts the daemons.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+mod color;
+mod columns;
+mod endpoint;
+mod error;
+mod identity;
+mod node;
+mod observe;
+mod policy;
+mod printer;
+mod status;
+mod target;
+mod version;
+
+use crate::error::UsageError;
+
+/// Network observability and policy on an eBPF datapath of its own.
+#[derive(Parser)]
+#[command(name = "specola", version = version::short(), propagate_version = false, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show flows.
+    Observe(Box<observe::ObserveArgs>),
+    /// Show the state of flow servers and agents.
+    Status(status::StatusArgs),
+    /// Show endpoints.
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointCommand),
+    /// Show security identities.
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
+    /// Show or check policies.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Run clusters in network namespaces on this machine.
+    #[command(subcommand)]
+    Sandbox(specola_sandbox::cli::SandboxCommand),
+    /// Run the agent of this node.
+    Agent(Box<specola_agent::AgentConfig>),
+    /// Print the version.
+    Version(version::VersionArgs),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = run(cli.command);
+    outcome.unwrap_or_else(|error| report(&error))
+}
+
+/// Runs the command; each makes its own runtime, as some must stay single-threaded.
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Observe(args) => observe::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Endpoint(command) => endpoint::run(command),
+        Command::Identity(command) => identity::run(command),
+        Command::Policy(command) => policy::run(command),
+        Command::Sandbox(command) => command.run(),
+        Command::Agent(config) => run_agent(*config),
+        Command::Version(args) => version::run(&args),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "specola", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn run_agent(config: specola_agent::AgentConfig) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(specola_agent::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the error and chooses the exit code: 2 for wrong usage, 0 when a reader went away, else 1.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if error::is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    #[expect(clippy::print_stderr, reason = "this is the program's error output")]
+    {
+        eprintln!("error: {error:#}");
+    }
+    if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}

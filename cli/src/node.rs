@@ -1,0 +1,103 @@
+//! Talking to the agents of one or more nodes.
+
+use std::future::Future;
+use std::io::{self, Write};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use serde::Serialize;
+use specola_proto::specola::v1::agent_client::AgentClient;
+use tonic::Response;
+use tonic::transport::Channel;
+
+use crate::error::status_text;
+use crate::target::{AdminArgs, Target, Timeout};
+
+/// Form of the output of the commands that print once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[value(alias = "table")]
+    Compact,
+    /// One JSON document.
+    Json,
+}
+
+/// An agent that is connected.
+#[derive(Debug)]
+pub(crate) struct Node {
+    target: Target,
+    timeout: Timeout,
+    client: AgentClient<Channel>,
+}
+
+impl Node {
+    /// Connects to the agents that the arguments name.
+    ///
+    /// # Errors
+    /// There is no such sandbox, or an agent does not answer.
+    pub(crate) async fn all(args: &AdminArgs) -> anyhow::Result<Vec<Self>> {
+        let mut nodes = Vec::new();
+        for target in args.resolve()? {
+            nodes.push(Self::connect(target, args.timeout).await?);
+        }
+        Ok(nodes)
+    }
+
+    /// Connects to one agent.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn connect(target: Target, timeout: Timeout) -> anyhow::Result<Self> {
+        let client = AgentClient::new(target.connect(timeout).await?);
+        Ok(Self { target, timeout, client })
+    }
+
+    /// Name of the node in a sandbox, else the path of the socket.
+    pub(crate) fn name(&self) -> &str {
+        &self.target.name
+    }
+
+    /// Makes one call.
+    ///
+    /// # Errors
+    /// The agent refuses it or does not answer in time; `what` says what was tried.
+    pub(crate) async fn call<T, F>(
+        &mut self,
+        what: &str,
+        call: impl FnOnce(AgentClient<Channel>) -> F,
+    ) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<Response<T>, tonic::Status>>,
+    {
+        let answer = tokio::time::timeout(self.timeout.0, call(self.client.clone())).await;
+        let answer = answer.with_context(|| format!("{}: cannot {what}: no answer in time", self.name()))?;
+        match answer {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(anyhow::anyhow!("{}: cannot {what}: {}", self.name(), status_text(&status))),
+        }
+    }
+}
+
+/// Runs a short command.
+///
+/// # Errors
+/// Those of the command, or the runtime cannot be started.
+pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(command)
+}
+
+/// Prints one JSON document, indented.
+///
+/// # Errors
+/// The output cannot be written.
+pub(crate) fn print_json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value).context("cannot print the answer as JSON")?;
+    Ok(writeln!(out, "{text}")?)
+}
+
+/// Standard output for one command.
+pub(crate) fn stdout() -> io::StdoutLock<'static> {
+    io::stdout().lock()
+}

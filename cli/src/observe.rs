@@ -1,0 +1,77 @@
+//! `specola observe`: asks one or more servers for flows and prints them.
+
+use std::io::{self, BufWriter};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use specola_proto::flow::FlowFilter;
+
+mod args;
+mod filter;
+mod flags;
+mod follow;
+mod history;
+mod interrupt;
+mod plan;
+mod stream;
+mod time;
+
+pub(crate) use args::{ColorChoice, ObserveArgs};
+pub(crate) use time::{Layout, go_duration};
+
+use self::plan::Plan;
+use self::stream::NodeStream;
+use crate::error::UsageError;
+use crate::printer::Printer;
+
+/// Runs the command.
+///
+/// # Errors
+/// The arguments are wrong, no server can be reached, or a server refuses the request.
+pub(crate) fn run(args: &ObserveArgs) -> anyhow::Result<ExitCode> {
+    if args.raw_filters.print_raw_filters {
+        print_raw_filters(args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let targets = args.target.resolve()?;
+    let plan = Plan::new(args, jiff::Timestamp::now(), targets.len() > 1)?;
+    let printer = Printer::new(plan.style, BufWriter::new(io::stdout()), io::stderr());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let interrupt = interrupt::listen().context("cannot listen for signals")?;
+        let streams: Vec<_> = targets
+            .into_iter()
+            .map(|target| NodeStream::new(target, plan.request.clone(), args.target.timeout))
+            .collect();
+        if plan.request.follow {
+            follow::run(streams, printer, interrupt).await
+        } else {
+            history::run(streams, plan.limit, printer, interrupt).await
+        }
+    })
+}
+
+fn print_raw_filters(args: &ObserveArgs) -> Result<(), anyhow::Error> {
+    use std::io::Write as _;
+    let filters = plan::filters(args)?;
+    let mut out = io::stdout().lock();
+    for (name, list) in [("allowlist", &filters.allow), ("denylist", &filters.deny)] {
+        if list.is_empty() {
+            continue;
+        }
+        writeln!(out, "{name}:")?;
+        for filter in list {
+            writeln!(out, "    - '{}'", raw_filter(filter)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn raw_filter(filter: &FlowFilter) -> Result<String, UsageError> {
+    let json = serde_json::to_string(filter).map_err(UsageError::from_error)?;
+    Ok(json.replace('\'', "''"))
+}
