@@ -94,7 +94,7 @@ pub fn resolve(
     };
     let ingress = resolver.direction(repository, &rules, false)?;
     let egress = resolver.direction(repository, &rules, true)?;
-    let map = resolver.builder.finish();
+    let map = resolver.builder.finish(repository.settings().max_entries / 2);
     Ok(EndpointPolicy {
         revision: repository.revision(),
         map,

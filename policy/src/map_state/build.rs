@@ -38,21 +38,47 @@ impl MapBuilder {
         self.raw.len()
     }
 
-    /// Makes the map.
-    pub(crate) fn finish(&self) -> MapState {
+    /// Makes the map. It has more than `named_in_full` entries only if the rules need them for their verdicts.
+    pub(crate) fn finish(&self, named_in_full: usize) -> MapState {
         let mut state = MapState::default();
+        let mut keys: Vec<Key> = self.raw.keys().copied().collect();
+        keys.extend(self.crossed_keys(named_in_full.saturating_sub(keys.len())));
         // Broad before narrow, and identity 0 before all: what makes an entry redundant is there already.
-        let mut keys: Vec<&Key> = self.raw.keys().collect();
-        keys.sort_by_key(|key| (key.identity != 0, key.l4_prefix(), **key));
+        keys.sort_by_key(|key| (key.identity != 0, key.l4_prefix(), *key));
         for key in keys {
-            let Some(entry) = self.effective(key) else {
+            let Some(entry) = self.effective(&key) else {
                 continue;
             };
-            if self.nearest(&state, key) != Some(&entry) {
-                state.entries.insert(*key, entry);
+            if self.nearest(&state, &key) != Some(&entry) {
+                state.entries.insert(key, entry);
             }
         }
         state
+    }
+
+    /// Keys where a broad entry of one identity meets a narrower one of any identity. Without an entry of its own
+    /// such a packet has the right verdict, but one of the two goes unnamed. None at all when there are more than
+    /// `limit`.
+    fn crossed_keys(&self, limit: usize) -> Vec<Key> {
+        let narrow: Vec<&Key> =
+            self.raw.range(..Key::all(1, false)).map(|(key, _)| key).filter(|key| key.proto != 0).collect();
+        let identities: BTreeSet<u32> =
+            self.raw.keys().map(|key| key.identity).filter(|identity| *identity != 0).collect();
+        let mut crossed = Vec::new();
+        for identity in identities {
+            for any in &narrow {
+                let key = Key { identity, ..**any };
+                let meets = || self.covering_keys(&key).any(|k| k.identity != 0 && self.raw.contains_key(&k));
+                if self.raw.contains_key(&key) || !meets() {
+                    continue;
+                }
+                if crossed.len() == limit {
+                    return Vec::new();
+                }
+                crossed.push(key);
+            }
+        }
+        crossed
     }
 
     /// Highest precedence of all entries that cover the key, with the origins of those that decide alike.
