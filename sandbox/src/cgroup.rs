@@ -26,12 +26,21 @@ pub(crate) fn create(path: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// When the group is gone or the kernel refuses.
 pub(crate) fn join(path: &Path) -> anyhow::Result<()> {
-    // "0" means the writer itself; one write call, since the kernel reads each write as a whole.
+    // "0" means the writer itself.
+    add(path, 0)
+}
+
+/// Moves a process into the group.
+///
+/// # Errors
+/// When the group is gone, the process is gone, or the kernel refuses.
+pub(crate) fn add(path: &Path, pid: u32) -> anyhow::Result<()> {
+    // One write call, since the kernel reads each write as a whole.
     fs::OpenOptions::new()
         .write(true)
         .open(path.join("cgroup.procs"))
-        .and_then(|mut file| file.write_all(b"0"))
-        .with_context(|| format!("cannot join the control group {}", path.display()))
+        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+        .with_context(|| format!("cannot move a process into the control group {}", path.display()))
 }
 
 /// Kills every process in the group and below, waits until none is left and removes the groups.

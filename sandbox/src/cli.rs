@@ -6,7 +6,8 @@ mod logs;
 mod ps;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -185,6 +186,8 @@ pub struct RunArgs {
     program: PathBuf,
     #[arg(long)]
     hold: bool,
+    #[arg(long)]
+    bound: bool,
     #[command(flatten)]
     agents: AgentArgs,
 }
@@ -236,7 +239,7 @@ impl SandboxCommand {
             Self::Delete(args) => change::delete(args.name.name.as_deref(), &args.objects),
             Self::Demo(args) => {
                 let options = args.agents.options(args.file, args.name, true);
-                demo::run(&options, args.seconds)
+                demo::run(&UpOptions { bound: true, ..options }, args.seconds)
             }
             Self::Run(args) => run_supervisor(args),
             Self::Enter(args) => enter(&args),
@@ -308,6 +311,7 @@ fn run_supervisor(args: RunArgs) -> anyhow::Result<ExitCode> {
         attach: text_of(args.agents.attach),
         policy_mode: text_of(args.agents.policy_mode),
         hold: args.hold,
+        bound: args.bound,
         program: args.program,
     });
     // It has told the cause to whoever started it.
@@ -336,10 +340,39 @@ fn text_of(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
+/// Rows as left-aligned columns.
+pub(crate) fn columns(rows: &[Vec<String>]) -> String {
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            // Writing to a string cannot fail.
+            _ = write!(line, "{cell:<width$}  ", width = width(column));
+        }
+        text.push_str("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 /// Writes to standard output. A reader that has gone is no failure of the command.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["A".to_owned(), "LONG".to_owned()], vec!["wide".to_owned(), "x".to_owned()]];
+        assert_eq!(columns(&rows), "  A     LONG\n  wide  x\n");
     }
 }

@@ -167,8 +167,27 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A cluster without nodes and pods.
+    pub(crate) fn cluster() -> Cluster {
+        Cluster {
+            name: "test".into(),
+            phase: Phase::Ready,
+            pid: 1,
+            start_time: 1,
+            started_at: jiff::Timestamp::UNIX_EPOCH,
+            file: "f.yaml".into(),
+            directory: "/d".into(),
+            desired_dir: "/d/desired".into(),
+            store_dir: "/d/store".into(),
+            pin_dir: "/p".into(),
+            cgroup: "/c".into(),
+            nodes: Vec::new(),
+            pods: Vec::new(),
+        }
+    }
 
     #[test]
     fn a_process_has_one_start_time() {

@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub policy_mode: String,
     /// Clients begin only when asked to over the control socket.
     pub hold: bool,
+    /// Ends when standard input does, also once the cluster is ready.
+    pub bound: bool,
     /// The `specola` binary.
     pub program: PathBuf,
 }
@@ -95,6 +97,7 @@ async fn live(settings: Settings, spec: Spec, mounts: &Mounts, starter: &Starter
     let mut int = signal(SignalKind::interrupt())?;
     // Caught, so that a write to a pipe whose reader is gone is an error and not the end.
     let _pipe = signal(SignalKind::pipe())?;
+    let is_bound = settings.bound;
     let mut supervisor = Supervisor::prepare(settings, &spec, mounts)?;
     let started = tokio::select! {
         biased;
@@ -111,6 +114,7 @@ async fn live(settings: Settings, spec: Spec, mounts: &Mounts, starter: &Starter
                 biased;
                 _ = term.recv() => Ok(()),
                 _ = int.recv() => Ok(()),
+                () = starter_gone(), if is_bound => Ok(()),
                 served = supervisor.serve() => served,
             }
         }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -31,14 +31,18 @@ pub struct UpOptions {
     pub policy_mode: String,
     /// Clients begin only after [`Sandbox::release`].
     pub hold: bool,
+    /// The sandbox ends with this process, however that ends.
+    pub bound: bool,
     /// The `specola` binary; the running program when absent.
     pub program: Option<PathBuf>,
 }
 
 /// A running sandbox.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sandbox {
     layout: Layout,
+    /// The supervisor of a bound sandbox ends when this is closed.
+    _lifeline: Option<ChildStdin>,
 }
 
 impl UpOptions {
@@ -50,6 +54,7 @@ impl UpOptions {
             attach: "auto".to_owned(),
             policy_mode: "default".to_owned(),
             hold: false,
+            bound: false,
             program: None,
         }
     }
@@ -78,13 +83,17 @@ impl Sandbox {
         if !nix::unistd::geteuid().is_root() {
             bail!("a sandbox needs root: it makes network namespaces and loads kernel programs");
         }
+        // Dropped on every way out: the end of its standard input ends a supervisor that is not ready.
         let mut child = start_supervisor(options, &layout)?;
         let reports = child.stdout.take().context("the supervisor has a pipe")?;
         for line in BufReader::new(reports).lines() {
             let line = line.context("cannot read from the supervisor")?;
             match serde_json::from_str(&line) {
                 Ok(Report::Progress(text)) => progress(&text),
-                Ok(Report::Ready) => return Ok(Self { layout }),
+                Ok(Report::Ready) => {
+                    let lifeline = child.stdin.take().filter(|_| options.bound);
+                    return Ok(Self { layout, _lifeline: lifeline });
+                }
                 Ok(Report::Failed(cause)) => {
                     // It cleans up before it ends.
                     child.wait().context("cannot wait for the supervisor")?;
@@ -103,11 +112,11 @@ impl Sandbox {
     /// # Errors
     /// When there is none, or several and no name is given.
     pub fn find(name: Option<&str>) -> anyhow::Result<Self> {
-        Ok(Self { layout: Layout::new(&client::load(name)?.name)? })
+        Ok(Self::of(Layout::new(&client::load(name)?.name)?))
     }
 
     pub(crate) fn of(layout: Layout) -> Self {
-        Self { layout }
+        Self { layout, _lifeline: None }
     }
 
     pub fn name(&self) -> &str {
@@ -190,6 +199,9 @@ fn start_supervisor(options: &UpOptions, layout: &Layout) -> anyhow::Result<Chil
         .arg(&program);
     if options.hold {
         command.arg("--hold");
+    }
+    if options.bound {
+        command.arg("--bound");
     }
     // Its standard input stays open as long as this process lives: that is how it notices when `up` is killed.
     command.stdin(Stdio::piped()).stdout(Stdio::piped());

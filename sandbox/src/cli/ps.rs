@@ -1,13 +1,12 @@
 //! `specola sandbox ps`
 
-use std::fmt::Write;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::ValueEnum;
 
-use super::print;
+use super::{columns, print};
 use crate::client;
 use crate::state::Cluster;
 
@@ -70,32 +69,4 @@ fn table(cluster: &Cluster) -> String {
 
 fn join(addresses: &[IpAddr]) -> String {
     addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",")
-}
-
-fn columns(rows: &[Vec<String>]) -> String {
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            // Writing to a string cannot fail.
-            _ = write!(line, "{cell:<width$}  ", width = width(column));
-        }
-        text.push_str("  ");
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let rows = [vec!["A".to_owned(), "LONG".to_owned()], vec!["wide".to_owned(), "x".to_owned()]];
-        assert_eq!(columns(&rows), "  A     LONG\n  wide  x\n");
-    }
 }

@@ -47,7 +47,10 @@ kind: Pod
 metadata: {name: rogue, namespace: other}
 ";
 
-const CASES: [(&str, fn()); 6] = [
+const CASES: [(&str, fn()); 9] = [
+    ("a_demo_ends_with_a_summary", a_demo_ends_with_a_summary),
+    ("a_demo_fails_when_something_was_not_seen", a_demo_fails_when_something_was_not_seen),
+    ("a_killed_demo_leaves_nothing", a_killed_demo_leaves_nothing),
     ("a_cluster_comes_up_talks_and_leaves_nothing", a_cluster_comes_up_talks_and_leaves_nothing),
     ("journals_of_both_sides_agree", journals_of_both_sides_agree),
     (
@@ -119,10 +122,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.sandbox.cluster().is_ok() {
-            if let Err(error) = self.sandbox.down() {
-                eprintln!("{} was not taken down: {error:#}", self.sandbox.name());
-            }
+        if self.sandbox.cluster().is_ok()
+            && let Err(error) = self.sandbox.down()
+        {
+            eprintln!("{} was not taken down: {error:#}", self.sandbox.name());
         }
     }
 }
@@ -309,4 +312,52 @@ fn pods_and_policies_come_and_go() {
     assert!(!policy.exists());
     assert!(running.sandbox.cluster().expect("state").pod("shop", "extra").is_none());
     assert!(!running.run(&["delete", "CiliumNetworkPolicy/shop/p"]).status.success(), "it is gone");
+}
+
+fn demo(name: &str, seconds: &str) -> (Command, tempfile::TempDir) {
+    require_root();
+    let (files, file) = cluster_file(SHOP);
+    let mut command = Command::new(own_path());
+    command.args(["sandbox", "demo", "--name", name, "--seconds", seconds]).arg(file);
+    (command, files)
+}
+
+fn a_demo_ends_with_a_summary() {
+    let (mut demo, _files) = demo("case-demo", "2");
+    let output = demo.output().expect("the demo runs");
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", text(&output.stderr));
+    for part in ["Try in a second terminal", "10.244.1.10 -> 10.244.2.10", "FORWARDED", "POLICY_DENIED"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    assert!(said.contains("Every connection that the workloads made was observed"), "{said}");
+    assert_eq!(traces("case-demo"), BTreeSet::new());
+}
+
+fn a_demo_fails_when_something_was_not_seen() {
+    let (mut demo, _files) = demo("case-unseen", "1");
+    let output = demo.env(crate::observe::HIDE, "8080").output().expect("the demo runs");
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("DIFFERS: shop/frontend -> shop/backend:8080/TCP"), "{said}");
+    assert_eq!(traces("case-unseen"), BTreeSet::new());
+}
+
+fn a_killed_demo_leaves_nothing() {
+    let (mut demo, _files) = demo("case-demo-killed", "600");
+    let mut demo = demo.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the demo starts");
+    let journal = Path::new("/run/specola/sandbox/case-demo-killed/pods/shop_frontend/connections.jsonl");
+    eventually("traffic", PATIENCE, || match std::fs::metadata(journal) {
+        Ok(journal) if journal.len() > 0 => Ok(()),
+        other => Err(other),
+    });
+    let observers =
+        traces("case-demo-killed").iter().filter(|trace| trace.contains("observe --sandbox")).count();
+    assert_eq!(observers, 2, "the case cannot see the demo's own processes");
+    demo.kill().expect("the demo is ours");
+    demo.wait().expect("the demo ends");
+    eventually("nothing is left", PATIENCE, || {
+        let left = traces("case-demo-killed");
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
 }

@@ -3,6 +3,7 @@
 
 mod agent;
 mod cases;
+mod observe;
 
 use std::process::ExitCode;
 
@@ -14,14 +15,16 @@ enum Program {
     #[command(subcommand)]
     Sandbox(SandboxCommand),
     Agent(agent::Flags),
+    Observe(observe::Flags),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let first = std::env::args().nth(1).unwrap_or_default();
-    if first == "sandbox" || first == "agent" {
+    if matches!(first.as_str(), "sandbox" | "agent" | "observe") {
         return match Program::parse() {
             Program::Sandbox(command) => command.run(),
             Program::Agent(flags) => agent::run(flags).map(|()| ExitCode::SUCCESS),
+            Program::Observe(flags) => observe::run(&flags).map(|()| ExitCode::SUCCESS),
         };
     }
     cases::run_all(std::env::args().skip(1))
