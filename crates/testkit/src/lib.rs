@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod netns;
+pub mod packet;
 pub mod wait;
 
 pub use wait::{eventually, eventually_async};

@@ -6,7 +6,7 @@ pub const ZONE_POD: u16 = 0;
 pub const ZONE_HOST: u16 = 1;
 
 /// IPv4 key: the pair (address, port) that compares lower comes first. ICMP echo: the id is both ports.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C)]
 pub struct CtKey4 {
     /// Lower address, as on the wire.
@@ -26,7 +26,7 @@ pub struct CtKey4 {
 }
 
 /// IPv6 key; see [`CtKey4`].
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[repr(C)]
 pub struct CtKey6 {
     /// Lower address, as on the wire.
@@ -45,28 +45,46 @@ pub struct CtKey6 {
     pub zone: u16,
 }
 
-/// The verdict that one side of a connection got, valid while both epochs hold.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(C)]
+/// The verdict that one side of a connection got, valid while its stamp is the current one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C, align(8))]
 pub struct CtSide {
-    /// Endpoint slot; [`NO_SLOT`] = this side is no local endpoint.
-    pub slot: u16,
-    /// Proxy port, host byte order.
-    pub proxy_port: u16,
-    /// Policy epoch of the endpoint at the decision; 0 = not decided.
-    pub epoch: u32,
-    /// Node-wide ipcache epoch at the decision.
-    pub node_epoch: u32,
+    /// When the verdict was made, and whether it denies: [`CtSide::stamp_of`]. Written last, by one 8-byte store, so
+    /// that two CPUs can never leave a verdict under the wrong epoch. 0 = not decided.
+    pub stamp: u64,
     /// Origin set that decided.
     pub cookie: u32,
     /// 0 allowed, negative = minus the drop reason, positive = redirect.
     pub verdict: i32,
+    /// Endpoint slot; [`NO_SLOT`] = this side is no local endpoint.
+    pub slot: u16,
+    /// Proxy port, host byte order.
+    pub proxy_port: u16,
     /// See [`crate::event::match_type`].
     pub match_type: u8,
     /// Bit 0: allowed by audit mode only.
     pub flags: u8,
+    /// TCP flags from this side since its last trace record.
+    pub unreported_tcp_flags: u8,
     /// Zero.
-    pub pad: u16,
+    pub pad: u8,
+}
+
+/// [`CtSide::flags`] bit: allowed by audit mode only.
+pub const SIDE_AUDIT: u8 = 1 << 0;
+
+impl CtSide {
+    /// Node epoch (bits 32-63), endpoint epoch without its highest bit (bits 1-31), denied (bit 0).
+    #[inline(always)]
+    pub const fn stamp_of(node_epoch: u32, epoch: u32, denied: bool) -> u64 {
+        ((node_epoch as u64) << 32) | ((epoch << 1) as u64) | denied as u64
+    }
+
+    /// Whether the verdict was made under these epochs.
+    #[inline(always)]
+    pub const fn is_current(stamp: u64, node_epoch: u32, epoch: u32) -> bool {
+        stamp != 0 && stamp | 1 == Self::stamp_of(node_epoch, epoch, true)
+    }
 }
 
 /// [`CtSide::slot`] of a peer that is no local endpoint.
@@ -102,7 +120,7 @@ pub mod flags {
 }
 
 /// A connection. Index 0 of every pair = initiator to responder, index 1 = the other way.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C, align(8))]
 pub struct CtValue {
     /// `bpf_ktime_get_boot_ns` of the first packet.
@@ -131,6 +149,32 @@ pub struct CtValue {
     pub rev_nat: u16,
     /// Cached verdicts: [`SIDE_INITIATOR`], [`SIDE_RESPONDER`].
     pub sides: [CtSide; 2],
+}
+
+/// After how long without a packet a connection is over, milliseconds. The programs treat an older entry as none; the
+/// sweep of user space removes it.
+pub mod lifetime_ms {
+    /// TCP, packets from both sides.
+    pub const TCP: u64 = 8_000_000;
+    /// TCP, packets from the initiator only.
+    pub const TCP_NEW: u64 = 60_000;
+    /// TCP, a side sent FIN or RST.
+    pub const TCP_CLOSING: u64 = 10_000;
+    /// Everything else.
+    pub const OTHER: u64 = 60_000;
+}
+
+/// How long an entry in this [`CtValue::state`] lives without a packet, milliseconds.
+#[inline(always)]
+pub const fn lifetime_of(proto: u8, connection_state: u8) -> u64 {
+    if proto != crate::proto::TCP {
+        return lifetime_ms::OTHER;
+    }
+    match connection_state {
+        state::NEW => lifetime_ms::TCP_NEW,
+        state::ESTABLISHED => lifetime_ms::TCP,
+        _ => lifetime_ms::TCP_CLOSING,
+    }
 }
 
 const _: () = assert!(size_of::<CtKey4>() == 16);

@@ -1,47 +1,35 @@
-//! Specola's kernel programs. One file per hook, small modules per stage.
+//! Specola's kernel programs: one file per hook, one small module per stage.
+//!
+//! A packet is parsed once into the per-CPU [`work::Work`]; stages read and write it there. `from_container` asks the
+//! sender's egress policy, [`deliver`] the receiver's ingress policy, whichever hook the packet came through.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the only way to an atomic add on this target")]
 
+mod address;
 mod config;
+mod conntrack;
+mod deliver;
+mod endpoint;
+mod event;
+mod fragment;
+mod from_container;
+mod from_host;
+mod from_netdev;
+mod ipcache;
+mod keys;
 mod maps;
-
-use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
-
-/// Packets that leave a pod.
-#[classifier]
-fn from_container(_ctx: TcContext) -> i32 {
-    TC_ACT_OK
-}
-
-/// Packets that the stack sends to a pod.
-#[classifier]
-fn to_container(_ctx: TcContext) -> i32 {
-    TC_ACT_OK
-}
-
-/// Packets from the network.
-#[classifier]
-fn from_netdev(_ctx: TcContext) -> i32 {
-    TC_ACT_OK
-}
-
-/// Packets to the network.
-#[classifier]
-fn to_netdev(_ctx: TcContext) -> i32 {
-    TC_ACT_OK
-}
-
-/// Packets that the host's stack sends to pods.
-#[classifier]
-fn from_host(_ctx: TcContext) -> i32 {
-    TC_ACT_OK
-}
-
-/// Packets for the host's own stack.
-#[classifier]
-fn to_host(_ctx: TcContext) -> i32 {
-    TC_ACT_OK
-}
+mod parse;
+mod policy;
+mod skb;
+mod spoof;
+mod to_container;
+mod to_host;
+mod to_netdev;
+mod trace;
+mod verdict;
+mod work;
 
 /// The kernel lends GPL-only helpers to programs under this licence.
 #[unsafe(link_section = "license")]

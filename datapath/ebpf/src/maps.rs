@@ -6,12 +6,17 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use specola_datapath_common::{
-    conntrack::{CtKey4, CtKey6, CtValue},
+    conntrack::CtValue,
     endpoint::{EndpointRecord, MAX_SLOTS},
     event::{Event, lane},
-    ipcache::{IpInfo, IpKey},
+    ipcache::IpInfo,
     metrics::{LaneCount, METRIC_ENTRIES, PacketCount},
     policy::{MAX_ENTRIES, PolicyValue},
+};
+
+use crate::{
+    address::{Address, Quads},
+    keys::{Ct4, Ct6},
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -33,10 +38,10 @@ pub(crate) struct PolicyBits {
 pub(crate) type PolicyTrie = LpmTrie<PolicyBits, PolicyValue, { MAX_ENTRIES as usize }>;
 
 #[btf_map]
-pub(crate) static SP_IPCACHE: HashMap<IpKey, IpInfo, 65536, NO_PREALLOC> = HashMap::new();
+pub(crate) static SP_IPCACHE: HashMap<Address, IpInfo, 65536, NO_PREALLOC> = HashMap::new();
 
 #[btf_map]
-pub(crate) static SP_IPCACHE_LPM: LpmTrie<[u8; 16], IpInfo, 16384> = LpmTrie::new();
+pub(crate) static SP_IPCACHE_LPM: LpmTrie<Quads, IpInfo, 16384> = LpmTrie::new();
 
 #[btf_map]
 pub(crate) static SP_ENDPOINTS: Array<EndpointRecord, SLOTS, MMAPABLE> = Array::new();
@@ -48,16 +53,16 @@ pub(crate) static SP_IFINDEX_SLOT: HashMap<u32, u32, SLOTS> = HashMap::new();
 pub(crate) static SP_POLICY: ArrayOfMaps<PolicyTrie, { 2 * SLOTS }> = ArrayOfMaps::new();
 
 #[btf_map]
-pub(crate) static SP_CT4_TCP: LruHashMap<CtKey4, CtValue, 65536> = LruHashMap::new();
+pub(crate) static SP_CT4_TCP: LruHashMap<Ct4, CtValue, 65536> = LruHashMap::new();
 
 #[btf_map]
-pub(crate) static SP_CT4_ANY: LruHashMap<CtKey4, CtValue, 65536> = LruHashMap::new();
+pub(crate) static SP_CT4_ANY: LruHashMap<Ct4, CtValue, 65536> = LruHashMap::new();
 
 #[btf_map]
-pub(crate) static SP_CT6_TCP: LruHashMap<CtKey6, CtValue, 65536> = LruHashMap::new();
+pub(crate) static SP_CT6_TCP: LruHashMap<Ct6, CtValue, 65536> = LruHashMap::new();
 
 #[btf_map]
-pub(crate) static SP_CT6_ANY: LruHashMap<CtKey6, CtValue, 65536> = LruHashMap::new();
+pub(crate) static SP_CT6_ANY: LruHashMap<Ct6, CtValue, 65536> = LruHashMap::new();
 
 #[btf_map]
 pub(crate) static SP_METRICS: PerCpuArray<PacketCount, { METRIC_ENTRIES as usize }> = PerCpuArray::new();

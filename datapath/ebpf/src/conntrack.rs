@@ -1,0 +1,336 @@
+//! Which connection a packet belongs to, and what the connection remembers of it.
+
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr,
+};
+
+use aya_ebpf::programs::TcContext;
+use specola_datapath_common::{
+    IPV4,
+    conntrack::{CtSide, CtValue, NO_SLOT, ZONE_POD, flags as ct_flags, lifetime_of, state},
+    event::{ct_state, flags, tcp_flags},
+    metrics::drop,
+    proto,
+};
+
+use crate::{
+    address::Address,
+    keys::{Ct4, Ct6},
+    maps::{SP_CT4_ANY, SP_CT4_TCP, SP_CT6_ANY, SP_CT6_TCP},
+    verdict::Drop,
+    work::{Work, class},
+};
+
+/// A packet's place in its connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Track {
+    /// The entry, or null. It stays readable for as long as the program runs; an eviction meanwhile makes writes go
+    /// to an entry that is gone or another connection's, as with every LRU map.
+    pub(crate) entry: *mut CtValue,
+    /// See [`ct_state`].
+    pub(crate) state: u8,
+    /// 0 = the packet is the initiator's, 1 = the responder's.
+    pub(crate) dir: u8,
+}
+
+impl Track {
+    const fn none(state: u8) -> Self {
+        Self { entry: ptr::null_mut(), state, dir: 0 }
+    }
+
+    /// Whether policy was answered already by the connection itself (policy looks at openers only).
+    #[inline(always)]
+    pub(crate) fn is_exempt(&self) -> bool {
+        self.state == ct_state::REPLY || self.state == ct_state::RELATED
+    }
+
+    /// The cached verdict of a side, if the connection goes on.
+    #[inline(always)]
+    pub(crate) fn side(&self, side: usize) -> Option<*mut CtSide> {
+        if self.state != ct_state::ESTABLISHED || self.entry.is_null() {
+            return None;
+        }
+        // SAFETY: the entry is a live map value; `side` is 0 or 1.
+        Some(unsafe { &raw mut (*self.entry).sides[side & 1] })
+    }
+}
+
+/// Finds the connection of a parsed packet and fills the record's connection state.
+#[inline(always)]
+pub(crate) fn track(ctx: &TcContext, work: &mut Work) -> Track {
+    let track = if work.is(class::ICMP_ERROR) {
+        related(ctx, work)
+    } else if work.is(class::UNTRACKED) {
+        Track::none(ct_state::UNKNOWN)
+    } else {
+        lookup(work)
+    };
+    work.fresh.sides = [undecided(); 2];
+    if track.dir != 0 {
+        work.event.flags |= flags::REPLY;
+    }
+    work.event.ct_state = track.state;
+    track
+}
+
+#[inline(always)]
+fn lookup(work: &mut Work) -> Track {
+    let protocol = work.event.proto;
+    set_key(work, work.src, work.dst, work.ct_src_port, work.ct_dst_port, protocol);
+    let opens = work.is(class::OPENS);
+    let Some(entry) = find(work, protocol) else {
+        if protocol == proto::TCP && !opens {
+            work.event.flags |= flags::MID_STREAM;
+        }
+        return Track::none(ct_state::NEW);
+    };
+    // SAFETY: a live map value; other CPUs change single fields of it, each by one store.
+    let value = unsafe { &*entry };
+    let from_initiator = (work.src_is_lo != 0) == (value.initiator == 0);
+    let idle_ns = work.event.boot_ns.saturating_sub(value.last_seen_ns);
+    if idle_ns / 1_000_000 > lifetime_of(protocol, value.state) {
+        if protocol == proto::TCP && !opens {
+            work.event.flags |= flags::MID_STREAM;
+        }
+        return Track { entry, state: ct_state::NEW, dir: 0 };
+    }
+    if opens && !from_initiator {
+        // Who answers does not open: this is a connection of its own, on the same pair of ports.
+        return Track { entry, state: ct_state::NEW, dir: 0 };
+    }
+    if value.flags & ct_flags::MID_STREAM != 0 {
+        work.event.flags |= flags::MID_STREAM;
+    }
+    if !from_initiator {
+        return Track { entry, state: ct_state::REPLY, dir: 1 };
+    }
+    if opens && value.state >= state::CLOSING {
+        work.event.flags &= !flags::MID_STREAM;
+        return Track { entry, state: ct_state::REOPENED, dir: 0 };
+    }
+    Track { entry, state: ct_state::ESTABLISHED, dir: 0 }
+}
+
+/// An ICMP error belongs to the connection of the packet that it quotes, if it goes to who sent that packet. A pod is
+/// no router: its errors are about packets to itself.
+#[inline(always)]
+fn related(ctx: &TcContext, work: &mut Work) -> Track {
+    let Some(quoted) = crate::parse::quoted(ctx, work) else {
+        return Track::none(ct_state::UNKNOWN);
+    };
+    let to_sender = quoted.src == work.dst;
+    let from_receiver = quoted.dst == work.src;
+    if !to_sender || work.is(class::FROM_POD) && !from_receiver {
+        return Track::none(ct_state::UNKNOWN);
+    }
+    set_key(work, quoted.src, quoted.dst, quoted.src_port, quoted.dst_port, quoted.proto);
+    match find(work, quoted.proto) {
+        Some(_) => Track::none(ct_state::RELATED),
+        None => Track::none(ct_state::UNKNOWN),
+    }
+}
+
+/// Makes the canonical key; remembers which half the source is.
+#[inline(always)]
+fn set_key(work: &mut Work, src: Address, dst: Address, src_port: u16, dst_port: u16, protocol: u8) {
+    let ([a, b], [c, d]) = (src.numbers(), dst.numbers());
+    let src_is_lo = if a != c {
+        a < c
+    } else if b != d {
+        b < d
+    } else {
+        src_port <= dst_port
+    };
+    work.src_is_lo = u8::from(src_is_lo);
+    let (lo, hi, lo_port, hi_port) =
+        if src_is_lo { (src, dst, src_port, dst_port) } else { (dst, src, dst_port, src_port) };
+    if work.event.ip_version == IPV4 {
+        work.key4 = Ct4 {
+            lo_addr: lo.v4(),
+            hi_addr: hi.v4(),
+            lo_port,
+            hi_port,
+            proto: protocol,
+            pad: 0,
+            zone: ZONE_POD,
+        };
+    } else {
+        work.key6 =
+            Ct6 { lo_addr: lo, hi_addr: hi, lo_port, hi_port, proto: protocol, pad: 0, zone: ZONE_POD };
+    }
+}
+
+#[inline(always)]
+fn find(work: &Work, protocol: u8) -> Option<*mut CtValue> {
+    match (work.event.ip_version, protocol) {
+        (IPV4, proto::TCP) => SP_CT4_TCP.get_ptr_mut(&work.key4),
+        (IPV4, _) => SP_CT4_ANY.get_ptr_mut(&work.key4),
+        (_, proto::TCP) => SP_CT6_TCP.get_ptr_mut(&work.key6),
+        _ => SP_CT6_ANY.get_ptr_mut(&work.key6),
+    }
+}
+
+/// What an allowed packet did to its connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Progress {
+    /// A trace record is due.
+    pub(crate) report: bool,
+    /// The connection ended with this packet.
+    pub(crate) closed: bool,
+}
+
+/// Enters a new connection; the packet is its first, and `work.fresh` has the verdicts of both sides already.
+///
+/// # Errors
+/// The map takes no entry.
+#[inline(always)]
+pub(crate) fn create(work: &mut Work) -> Result<Progress, Drop> {
+    let event = &work.event;
+    let protocol = event.proto;
+    let now = event.boot_ns;
+    let mut bits = 0;
+    if event.flags & flags::MID_STREAM != 0 {
+        bits |= ct_flags::MID_STREAM;
+    }
+    if event.tcp_flags & tcp_flags::FIN != 0 {
+        bits |= ct_flags::FIN_INITIATOR;
+    }
+    let bytes = u64::from(event.length);
+    let fresh = &mut work.fresh;
+    fresh.created_ns = now;
+    fresh.last_seen_ns = now;
+    fresh.packets = [1, 0];
+    fresh.bytes = [bytes, 0];
+    fresh.reported_bytes = [bytes, 0];
+    fresh.last_report = [report_stamp(now), 0];
+    fresh.tcp_flags = [event.tcp_flags, 0];
+    fresh.initiator = u8::from(work.src_is_lo == 0);
+    fresh.state = if event.tcp_flags & tcp_flags::FIN != 0 { state::CLOSING } else { state::NEW };
+    fresh.flags = bits;
+    fresh.pad = 0;
+    fresh.rev_nat = 0;
+    work.event.packets_fwd = 1;
+    work.event.packets_rev = 0;
+    work.event.bytes_fwd = bytes;
+    work.event.bytes_rev = 0;
+    work.event.created_ns = now;
+    if work.event.tcp_flags & tcp_flags::RST != 0 {
+        // Over before it began: nothing to remember.
+        return Ok(Progress { report: true, closed: true });
+    }
+    let made = match (work.event.ip_version, protocol) {
+        (IPV4, proto::TCP) => SP_CT4_TCP.insert(&work.key4, &work.fresh, 0),
+        (IPV4, _) => SP_CT4_ANY.insert(&work.key4, &work.fresh, 0),
+        (_, proto::TCP) => SP_CT6_TCP.insert(&work.key6, &work.fresh, 0),
+        _ => SP_CT6_ANY.insert(&work.key6, &work.fresh, 0),
+    };
+    made.map_err(|_| Drop::new(drop::CT_INSERT_FAILED))?;
+    Ok(Progress { report: true, closed: false })
+}
+
+/// Counts a packet of a known connection, moves its state, and says whether a record is due.
+#[inline(always)]
+pub(crate) fn advance(work: &mut Work, entry: *mut CtValue, dir: u8, interval_ns: u64) -> Progress {
+    let dir = usize::from(dir & 1);
+    let now = work.event.boot_ns;
+    // SAFETY: a live map value. The counters are changed atomically; every other field by single stores, where the
+    // last writer wins and each outcome is a valid one.
+    let value = unsafe { &mut *entry };
+    value.last_seen_ns = now;
+    add(&mut value.packets[dir], 1);
+    add(&mut value.bytes[dir], u64::from(work.event.length));
+    let first = dir == 1 && value.state == state::NEW || value.packets[dir] == 1;
+    if dir == 1 && value.state == state::NEW {
+        value.state = state::ESTABLISHED;
+    }
+    let mut closed = false;
+    let mut news = false;
+    if work.event.proto == proto::TCP {
+        let seen = work.event.tcp_flags;
+        const MARKS: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+        news = seen & MARKS & !value.tcp_flags[dir] != 0;
+        value.tcp_flags[dir] |= seen;
+        value.sides[dir].unreported_tcp_flags |= seen;
+        closed = tcp_state(value, dir, seen);
+    }
+    let idle = now.wrapping_sub(u64::from(value.last_report[dir]) << REPORT_SHIFT);
+    let due = idle & REPORT_MASK >= interval_ns;
+    let report = first || closed || value.state != state::CLOSED && (news || due);
+    Progress { report, closed }
+}
+
+/// Moves the state of a TCP connection; whether this packet ended it.
+#[inline(always)]
+fn tcp_state(value: &mut CtValue, dir: usize, seen: u8) -> bool {
+    const BOTH: u8 = ct_flags::FIN_INITIATOR | ct_flags::FIN_RESPONDER;
+    if value.state == state::CLOSED {
+        return false;
+    }
+    if seen & tcp_flags::RST != 0 {
+        value.flags |= ct_flags::RST;
+        value.state = state::CLOSED;
+        return true;
+    }
+    if seen & tcp_flags::FIN != 0 {
+        value.flags |= if dir == 0 { ct_flags::FIN_INITIATOR } else { ct_flags::FIN_RESPONDER };
+        value.state = state::CLOSING;
+        return false;
+    }
+    if value.flags & BOTH == BOTH {
+        // Acknowledges the second FIN: the last packet of an orderly end.
+        value.state = state::CLOSED;
+        return true;
+    }
+    false
+}
+
+/// Puts the connection's counters into the draft and notes that they were reported. Gives back whether the
+/// connection is over.
+#[inline(always)]
+pub(crate) fn report(work: &mut Work, entry: *mut CtValue, dir: u8) -> bool {
+    let dir = usize::from(dir & 1);
+    // SAFETY: as in `advance`.
+    let value = unsafe { &mut *entry };
+    let event = &mut work.event;
+    event.packets_fwd = value.packets[0];
+    event.packets_rev = value.packets[1];
+    event.bytes_fwd = value.bytes[0];
+    event.bytes_rev = value.bytes[1];
+    event.created_ns = value.created_ns;
+    value.reported_bytes = [event.bytes_fwd, event.bytes_rev];
+    value.last_report[dir] = report_stamp(event.boot_ns);
+    event.tcp_flags |= value.sides[dir].unreported_tcp_flags;
+    value.sides[dir].unreported_tcp_flags = 0;
+    value.state == state::CLOSED
+}
+
+/// A side that is no local endpoint, or not decided.
+const fn undecided() -> CtSide {
+    CtSide {
+        stamp: 0,
+        cookie: 0,
+        verdict: 0,
+        slot: NO_SLOT,
+        proxy_port: 0,
+        match_type: 0,
+        flags: 0,
+        unreported_tcp_flags: 0,
+        pad: 0,
+    }
+}
+
+const REPORT_SHIFT: u32 = 20;
+/// `last_report` has 32 bits: ages count modulo this.
+const REPORT_MASK: u64 = (1 << (32 + REPORT_SHIFT)) - 1;
+
+const fn report_stamp(now_ns: u64) -> u32 {
+    (now_ns >> REPORT_SHIFT) as u32
+}
+
+#[inline(always)]
+fn add(counter: &mut u64, amount: u64) {
+    // SAFETY: aligned, and valid for as long as the reference; without its result a relaxed add is one instruction of
+    // the machine. (The target has no compare-and-swap in its lowest version, hence `AtomicU64` offers no `fetch_add`.)
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, amount) };
+}

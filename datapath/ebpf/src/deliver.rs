@@ -1,0 +1,67 @@
+//! The last stage of every packet for a local pod: the receiver's ingress policy, then the way to it.
+
+use aya_ebpf::programs::TcContext;
+use specola_datapath_common::{conntrack::SIDE_RESPONDER, direction, event::point};
+
+use crate::{
+    conntrack::Track,
+    endpoint::Endpoint,
+    policy::{self, Question},
+    skb::{self, mark},
+    trace,
+    verdict::{Drop, Outcome},
+    work::Work,
+};
+
+/// How a packet gets to the pod.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Way {
+    /// Straight into the pod's namespace; tc ingress hooks only.
+    Peer,
+    /// Out of the pod's host-side interface.
+    Egress,
+}
+
+/// Asks the receiver's ingress policy and counts the packet.
+///
+/// # Errors
+/// The policy denies, or the connection cannot be tracked.
+#[inline(always)]
+pub(crate) fn admit(ctx: &TcContext, work: &mut Work, track: &Track, receiver: Endpoint) -> Result<(), Drop> {
+    decide(work, track, receiver)?;
+    trace::commit(ctx, work, track, Some(point::TO_ENDPOINT)).map(|_| ())
+}
+
+/// [`admit`], then sends the packet on.
+///
+/// # Errors
+/// As [`admit`]; or the packet cannot be written.
+#[inline(always)]
+pub(crate) fn deliver(
+    ctx: &TcContext,
+    work: &mut Work,
+    track: &Track,
+    receiver: Endpoint,
+    way: Way,
+) -> Outcome {
+    decide(work, track, receiver)?;
+    skb::set_macs(ctx, receiver.mac(), receiver.host_mac())?;
+    trace::commit(ctx, work, track, Some(point::TO_ENDPOINT))?;
+    skb::set_marks(ctx, mark::INGRESS_DONE);
+    Ok(match way {
+        Way::Peer => skb::redirect_peer(receiver.record.ifindex),
+        Way::Egress => skb::redirect_egress(receiver.record.ifindex),
+    })
+}
+
+#[inline(always)]
+fn decide(work: &mut Work, track: &Track, receiver: Endpoint) -> Result<(), Drop> {
+    work.event.dst_identity = receiver.record.identity;
+    let question = Question {
+        endpoint: receiver,
+        side: SIDE_RESPONDER,
+        peer: work.event.src_identity,
+        direction: direction::INGRESS,
+    };
+    policy::decide(work, track, &question)
+}

@@ -1,0 +1,41 @@
+//! Writing records into the lanes: every attempt is counted, a full ring never stops a packet.
+
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use specola_datapath_common::event::{flags, lane};
+
+use crate::{
+    maps::{SP_LANES, SP_RING_ALLOW, SP_RING_DENY, SP_RING_TRACE},
+    work::Work,
+};
+
+/// Sends the draft in `work.event` into the lane that it names. Returns 0, which nobody needs.
+#[inline(never)]
+pub(crate) fn emit(work: &mut Work) -> i32 {
+    let event = &mut work.event;
+    let Some(counts) = SP_LANES.get_ptr_mut(u32::from(event.lane)) else {
+        return 0;
+    };
+    // SAFETY: the slot is this CPU's, and programs of one CPU do not nest.
+    let counts = unsafe { &mut *counts };
+    counts.attempts += 1;
+    event.lane_seq = counts.attempts as u32;
+    if event.flags & flags::COUNTERS == 0 {
+        event.packets_fwd = 0;
+        event.packets_rev = 0;
+        event.bytes_fwd = 0;
+        event.bytes_rev = 0;
+        event.created_ns = 0;
+    }
+    let wakeup = u64::from(BPF_RB_NO_WAKEUP);
+    let sent = match event.lane {
+        lane::DENY => SP_RING_DENY.output(&*event, wakeup),
+        lane::ALLOW => SP_RING_ALLOW.output(&*event, wakeup),
+        _ => SP_RING_TRACE.output(&*event, wakeup),
+    };
+    if sent.is_ok() {
+        counts.submitted += 1;
+    } else {
+        counts.reserve_failed += 1;
+    }
+    0
+}

@@ -1,0 +1,48 @@
+//! Packets that the host's stack sends to pods: egress hook of the host device.
+
+use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
+use specola_datapath_common::direction;
+
+use crate::{
+    conntrack,
+    deliver::{self, Way},
+    endpoint::Endpoint,
+    ipcache,
+    parse::{self, Network},
+    skb::{self, mark},
+    verdict::{self, Outcome, PASS},
+    work::{Work, class},
+};
+
+#[classifier]
+fn from_host(ctx: TcContext) -> i32 {
+    let Some(work) = Work::begin(&ctx) else {
+        return TC_ACT_SHOT;
+    };
+    let outcome = handle(&ctx, work);
+    verdict::finish(work, outcome)
+}
+
+#[inline(always)]
+fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
+    let Network::Ip(packet) = parse::network(ctx, work)? else {
+        return PASS;
+    };
+    let version = work.event.ip_version;
+    let dst = ipcache::find(&work.dst, version, &mut work.prefix);
+    if dst.slot == 0 {
+        return PASS;
+    }
+    work.event.dst_identity = dst.identity;
+    work.event.direction = direction::INGRESS;
+    let receiver = Endpoint::of_slot(u32::from(dst.slot))?;
+    receiver.describe(work, direction::INGRESS);
+    parse::transport(ctx, work, packet)?;
+    let src = ipcache::find(&work.src, version, &mut work.prefix);
+    work.event.src_identity = src.identity;
+    if skb::marks(ctx) & mark::FROM_POD != 0 {
+        work.class |= class::COUNTED;
+    }
+    let track = conntrack::track(ctx, work);
+    deliver::deliver(ctx, work, &track, receiver, Way::Egress)
+}

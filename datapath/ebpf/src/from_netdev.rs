@@ -1,0 +1,58 @@
+//! Packets from the network: ingress hook of a node device.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT},
+    macros::classifier,
+    programs::TcContext,
+};
+use specola_datapath_common::{direction, ipcache::ip_flags, metrics::drop};
+
+use crate::{
+    conntrack,
+    deliver::{self, Way},
+    endpoint::Endpoint,
+    ipcache,
+    parse::{self, Network},
+    skb,
+    verdict::{self, Drop, Outcome, PASS},
+    work::Work,
+};
+
+#[classifier]
+fn from_netdev(ctx: TcContext) -> i32 {
+    skb::set_marks(&ctx, 0);
+    if skb::has_vlan(&ctx) {
+        // Another link's traffic: its own device sees it.
+        return TC_ACT_OK;
+    }
+    let Some(work) = Work::begin(&ctx) else {
+        return TC_ACT_SHOT;
+    };
+    let outcome = handle(&ctx, work);
+    verdict::finish(work, outcome)
+}
+
+#[inline(always)]
+fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
+    let Network::Ip(packet) = parse::network(ctx, work)? else {
+        return PASS;
+    };
+    let version = work.event.ip_version;
+    let src = ipcache::find(&work.src, version, &mut work.prefix);
+    work.event.src_identity = src.identity;
+    let dst = ipcache::find(&work.dst, version, &mut work.prefix);
+    work.event.dst_identity = dst.identity;
+    if src.slot != 0 || src.flags & ip_flags::LOCAL_NODE != 0 {
+        work.event.direction = direction::INGRESS;
+        return Err(Drop::new(drop::INVALID_SOURCE_IP));
+    }
+    if dst.slot == 0 {
+        return PASS;
+    }
+    work.event.direction = direction::INGRESS;
+    let receiver = Endpoint::of_slot(u32::from(dst.slot))?;
+    receiver.describe(work, direction::INGRESS);
+    parse::transport(ctx, work, packet)?;
+    let track = conntrack::track(ctx, work);
+    deliver::deliver(ctx, work, &track, receiver, Way::Peer)
+}

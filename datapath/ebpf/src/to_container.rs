@@ -1,0 +1,54 @@
+//! Packets that the stack sends to a pod: egress hook of the pod's host-side interface.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT},
+    macros::classifier,
+    programs::TcContext,
+};
+use specola_datapath_common::{direction, metrics::drop};
+
+use crate::{
+    conntrack, deliver,
+    endpoint::Endpoint,
+    ipcache,
+    parse::{self, Network},
+    skb::{self, mark},
+    verdict::{self, Drop, Outcome, PASS},
+    work::{Work, class},
+};
+
+#[classifier]
+fn to_container(ctx: TcContext) -> i32 {
+    if skb::marks(&ctx) & mark::INGRESS_DONE != 0 {
+        return TC_ACT_OK;
+    }
+    let Some(work) = Work::begin(&ctx) else {
+        return TC_ACT_SHOT;
+    };
+    work.event.direction = direction::INGRESS;
+    let outcome = handle(&ctx, work);
+    verdict::finish(work, outcome)
+}
+
+#[inline(always)]
+fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
+    let receiver = Endpoint::of_interface(work.event.ifindex)?;
+    receiver.describe(work, direction::INGRESS);
+    let packet = match parse::network(ctx, work)? {
+        Network::Ip(packet) => packet,
+        Network::Arp => return PASS,
+        Network::Other => return Err(Drop::new(drop::UNSUPPORTED_L3)),
+    };
+    parse::transport(ctx, work, packet)?;
+    if work.is(class::NEIGHBOR) {
+        return PASS;
+    }
+    if skb::marks(ctx) & mark::FROM_POD != 0 {
+        work.class |= class::COUNTED;
+    }
+    let src = ipcache::find(&work.src, work.event.ip_version, &mut work.prefix);
+    work.event.src_identity = src.identity;
+    let track = conntrack::track(ctx, work);
+    deliver::admit(ctx, work, &track, receiver)?;
+    PASS
+}

@@ -1,0 +1,6 @@
+//! Runs the kernel programs on single packets (`BPF_PROG_TEST_RUN`) and looks at the verdict, the events and the maps.
+//!
+//! Needs root and bpf(2); nothing is attached and nothing pinned.
+
+mod basics;
+mod harness;
