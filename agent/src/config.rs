@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use specola_datapath::AttachMode;
+use specola_policy::Mode;
+use specola_telemetry::LogFormat;
+
 /// Settings of one agent. The defaults suit a plain host.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AgentConfig {
@@ -95,6 +99,35 @@ pub enum LogForm {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl From<Attach> for AttachMode {
+    fn from(attach: Attach) -> Self {
+        match attach {
+            Attach::Auto => Self::Auto,
+            Attach::Tcx => Self::Tcx,
+            Attach::Clsact => Self::Clsact,
+        }
+    }
+}
+
+impl From<PolicyMode> for Mode {
+    fn from(mode: PolicyMode) -> Self {
+        match mode {
+            PolicyMode::Default => Self::Default,
+            PolicyMode::Always => Self::Always,
+            PolicyMode::Never => Self::Never,
+        }
+    }
+}
+
+impl From<LogForm> for LogFormat {
+    fn from(form: LogForm) -> Self {
+        match form {
+            LogForm::Text => Self::Text,
+            LogForm::Json => Self::Json,
+        }
+    }
 }
 
 fn power_of_two(text: &str) -> Result<usize, String> {

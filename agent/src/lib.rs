@@ -1,14 +1,32 @@
 //! The node agent: composition root of Specola.
+//!
+//! [`run`] brings one node up in the network namespace that the process runs in: it prepares the host devices, loads
+//! the datapath, follows the desired state (a directory of Kubernetes YAML) and the store that the cluster shares,
+//! keeps endpoints, identities, addresses and policies realized in the kernel, and serves the flow API, the admin API
+//! and metrics.
+//!
+//! Threads: one tokio runtime for sockets, timers and files; the *node thread*, sole owner of all state that decides;
+//! the *reader thread*, which drains kernel events into the flow pipeline; and short-lived threads that enter a pod's
+//! network namespace.
 #![forbid(unsafe_code)]
-#![expect(dead_code, unused_imports, reason = "parts land before what connects them")]
 
+mod admin;
 mod config;
+mod cookie;
+mod desired;
+mod endpoint;
+mod follow;
 mod fs_watch;
+mod http;
+mod identity;
 mod ipam;
+mod metrics;
 mod net;
+mod node;
 mod persist;
 mod run;
 mod store;
+mod warnings;
 
 pub use config::{AgentConfig, Attach, LogForm, PolicyMode};
 pub use run::run;

@@ -10,6 +10,7 @@ mod pod;
 mod routes;
 mod sysctl;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub(crate) use host::HostDevice;
@@ -70,6 +71,11 @@ impl Net {
             Some(found) => Ok(found.index),
             None => Err(NetError::NoDevice { name: name.to_owned(), hint }),
         }
+    }
+
+    /// Addresses that this namespace answers to, but for those of one link or host only.
+    pub(crate) async fn local_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
+        link::local_addresses(&self.handle).await
     }
 
     /// Names of all devices by index.

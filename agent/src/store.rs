@@ -10,11 +10,10 @@ mod objects;
 use std::fmt;
 use std::path::PathBuf;
 
-pub(crate) use directory::DirectoryStore;
+pub(crate) use directory::{DirectoryStore, is_object_name};
 pub(crate) use objects::{
-    Addressing, CiliumEndpoint, CiliumIdentity, CiliumNode, Direction, EndpointIdentity,
-    EndpointPolicyStatus, EndpointStatus, ExternalIdentifiers, Ipam, NamedPort, Networking, NodeAddress,
-    NodeSpec, ObjectMeta,
+    Addressing, CiliumEndpoint, CiliumIdentity, CiliumNode, Direction, EndpointIdentity, EndpointStatus,
+    ExternalIdentifiers, NamedPort, Networking, NodeAddress, NodeSpec, ObjectMeta,
 };
 
 use crate::persist::PersistError;

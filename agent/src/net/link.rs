@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -90,6 +90,32 @@ pub(super) async fn add_address(handle: &Handle, index: u32, address: IpAddr) ->
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
     }
     request.execute().await.map_err(NetError::netlink(format!("add address {address} to device {index}")))
+}
+
+/// Addresses of all links, but for loopback and link-local ones.
+pub(super) async fn local_addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetError> {
+    let list = handle.address().get().execute();
+    let messages: Vec<AddressMessage> =
+        list.try_collect().await.map_err(NetError::netlink("list addresses"))?;
+    // On point-to-point links IFA_ADDRESS is the peer's; IFA_LOCAL is there whenever they differ.
+    let address_of = |message: &AddressMessage| {
+        let local = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(*address),
+            _ => None,
+        });
+        local.or_else(|| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })
+        })
+    };
+    let of_one_link = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let all = messages.iter().filter_map(address_of);
+    Ok(all.filter(|address| !address.is_loopback() && !of_one_link(address)).collect())
 }
 
 /// A permanent neighbour.

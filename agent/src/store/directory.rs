@@ -237,15 +237,16 @@ fn decode<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, StoreError>
         .map_err(|error| StoreError::Decode { path: path.to_owned(), message: error.to_string() })
 }
 
-/// Object names are DNS subdomains: no separator, no `..`, never hidden.
 fn check_name(name: &str) -> Result<(), StoreError> {
+    if is_object_name(name) { Ok(()) } else { Err(StoreError::Name(name.to_owned())) }
+}
+
+/// Whether a name is a DNS subdomain, as object names are: no separator, no `..`, never hidden.
+pub(crate) fn is_object_name(name: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = name.as_bytes();
-    if bytes.len() <= 253 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().copied().all(valid) {
-        return Ok(());
-    }
-    Err(StoreError::Name(name.to_owned()))
+    bytes.len() <= 253 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().copied().all(valid)
 }
 
 const INDEX: &str = "identity-index";

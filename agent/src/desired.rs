@@ -1,0 +1,53 @@
+//! The desired state: Kubernetes objects in a watched directory of YAML files.
+//!
+//! Every change of the directory gives one new [`Desired`], whole. A document that is wrong is refused with file, line
+//! and field; its last good version stays in force until the document is corrected or removed.
+
+mod directory;
+mod file;
+mod objects;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use specola_policy::{PolicyObject, PolicyRef};
+
+pub(crate) use directory::DesiredDirectory;
+pub(crate) use objects::{Namespace, Node, Pod};
+
+/// Namespace and name of a pod.
+pub(crate) type PodKey = (String, String);
+
+/// Everything that shall be, at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Desired {
+    pub(crate) namespaces: BTreeMap<String, Arc<Namespace>>,
+    pub(crate) nodes: BTreeMap<String, Arc<Node>>,
+    pub(crate) pods: BTreeMap<PodKey, Arc<Pod>>,
+    pub(crate) policies: BTreeMap<PolicyRef, PolicyObject>,
+    /// Documents that are not in force.
+    pub(crate) refused: Vec<Refused>,
+    /// Documents of kinds that are not used here, and what else should be known.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Desired {
+    /// The pod of that name.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<Pod>> {
+        self.pods.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// Labels of a namespace; none when it is not defined.
+    pub(crate) fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
+        self.namespaces.get(name).map(|namespace| namespace.metadata.labels.clone()).unwrap_or_default()
+    }
+}
+
+/// A document that is not in force.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Refused {
+    pub(crate) file: String,
+    pub(crate) line: u32,
+    /// `field: cause`, one for each error.
+    pub(crate) errors: Vec<String>,
+}

@@ -1,0 +1,140 @@
+use super::*;
+
+const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: a}}\n";
+
+fn policy(name: &str, port: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
+         endpointSelector: {{matchLabels: {{app: web}}}}\n  ingress:\n  - toPorts:\n    - ports:\n      - port: {port}\n"
+    )
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    desired: DesiredDirectory,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let desired = DesiredDirectory::new(dir.path());
+        Self { dir, desired }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.path().join(name), text).expect("writes");
+    }
+
+    /// Scans, expects a change, and gives the state.
+    fn changed(&mut self) -> Desired {
+        assert!(self.desired.scan(), "something changed");
+        assert!(!self.desired.scan(), "once");
+        self.desired.merge()
+    }
+}
+
+fn policies(desired: &Desired) -> Vec<&str> {
+    desired.policies.keys().map(|reference| reference.name.as_str()).collect()
+}
+
+#[test]
+fn objects_of_all_kinds_are_read() {
+    let mut fixture = Fixture::new();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop}\nspec: {containers: []}\n";
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.0.0.0/24]}\n";
+    let other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
+    let text = [NAMESPACE, pod, node, other, &policy("p", "'80'")].join("---\n");
+    fixture.write("all.yaml", &text);
+    fixture.write("ignored.txt", "kind: [");
+    let desired = fixture.changed();
+    assert!(desired.refused.is_empty(), "{:?}", desired.refused);
+    assert!(desired.pod("shop", "web").is_some());
+    assert_eq!(desired.nodes["n1"].pod_cidrs().len(), 1);
+    assert_eq!(desired.namespace_labels("shop")["team"], "a");
+    assert_eq!(policies(&desired), ["p"]);
+    assert!(desired.warnings[0].contains("ConfigMap"), "{:?}", desired.warnings);
+}
+
+#[test]
+fn a_bad_document_is_refused_with_its_place_and_its_last_version_stays() {
+    let mut fixture = Fixture::new();
+    fixture.write("p.yaml", &format!("{NAMESPACE}---\n{}---\n{}", policy("a", "'80'"), policy("b", "'81'")));
+    assert_eq!(policies(&fixture.changed()), ["a", "b"]);
+    fixture
+        .write("p.yaml", &format!("{NAMESPACE}---\n{}---\n{}", policy("a", "eighty/"), policy("c", "'82'")));
+    let desired = fixture.changed();
+    assert_eq!(policies(&desired), ["a", "c"], "a as it was, b removed, c new");
+    let [refused] = desired.refused.as_slice() else { panic!("{:?}", desired.refused) };
+    assert_eq!((refused.file.as_str(), refused.line), ("p.yaml", 13), "{refused:?}");
+    assert!(refused.errors[0].starts_with("spec.ingress[0].toPorts[0].ports[0].port: "), "{refused:?}");
+    let kept = &desired.policies.values().next().expect("a").text;
+    assert!(kept.contains("'80'"), "{kept}");
+    fixture.write("p.yaml", NAMESPACE);
+    let desired = fixture.changed();
+    assert!(desired.policies.is_empty() && desired.refused.is_empty());
+}
+
+#[test]
+fn a_document_that_is_no_yaml_keeps_everything_that_the_file_no_longer_defines() {
+    let mut fixture = Fixture::new();
+    fixture.write("p.yaml", &format!("{}---\n{}", policy("a", "'80'"), policy("b", "'81'")));
+    fixture.changed();
+    fixture.write("p.yaml", &format!("{}---\nkind: [\n", policy("a", "'90'")));
+    let desired = fixture.changed();
+    assert_eq!(policies(&desired), ["a", "b"]);
+    assert!(desired.policies.values().next().expect("a").text.contains("'90'"), "good documents go on");
+    assert_eq!(desired.refused.len(), 1);
+}
+
+#[test]
+fn a_removed_file_removes_its_objects_but_a_lost_directory_none() {
+    let mut fixture = Fixture::new();
+    fixture.write("a.yaml", &policy("a", "'80'"));
+    fixture.write("b.yaml", &policy("b", "'80'"));
+    fixture.changed();
+    std::fs::remove_file(fixture.dir.path().join("a.yaml")).expect("removes");
+    assert_eq!(policies(&fixture.changed()), ["b"]);
+    std::fs::remove_dir_all(fixture.dir.path()).expect("removes");
+    let desired = fixture.changed();
+    assert_eq!(policies(&desired), ["b"]);
+    assert!(desired.warnings[0].contains("stays in force"), "{:?}", desired.warnings);
+}
+
+#[test]
+fn an_object_that_is_defined_twice_is_refused_the_second_time() {
+    let mut fixture = Fixture::new();
+    fixture.write("a.yaml", &format!("{}---\n{}", policy("a", "'80'"), policy("a", "'81'")));
+    fixture.write("b.yaml", &policy("a", "'82'"));
+    let desired = fixture.changed();
+    assert!(desired.policies.values().next().expect("a").text.contains("'80'"));
+    let places: Vec<_> = desired.refused.iter().map(|refused| refused.file.as_str()).collect();
+    assert_eq!(places, ["a.yaml", "b.yaml"], "{:?}", desired.refused);
+    assert!(desired.refused[1].errors[0].contains("a.yaml:1"), "{:?}", desired.refused);
+}
+
+#[test]
+fn fields_of_the_wrong_type_and_missing_names_are_refused() {
+    for (text, want) in [
+        ("apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.0.0.0/99]}\n", 4),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {}\n", 1),
+        (
+            "apiVersion: v1\nkind: Node\nmetadata: {name: n}\nstatus: {addresses: [{type: InternalIP, address: x}]}\n",
+            1,
+        ),
+    ] {
+        let mut fixture = Fixture::new();
+        fixture.write("x.yaml", text);
+        let desired = fixture.changed();
+        let [refused] = desired.refused.as_slice() else { panic!("{text}: {:?}", desired.refused) };
+        assert_eq!(refused.line, want, "{refused:?}");
+        assert!(desired.nodes.is_empty() && desired.pods.is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_is_no_text_is_refused() {
+    let mut fixture = Fixture::new();
+    std::fs::write(fixture.dir.path().join("x.yaml"), [0xff, 0xfe, 0x00]).expect("writes");
+    let desired = fixture.changed();
+    assert_eq!(desired.refused.len(), 1, "{:?}", desired.refused);
+}

@@ -1,0 +1,220 @@
+//! One file of the desired state: its documents, and the last good versions of those that are wrong.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use specola_policy::document::{Document, split_documents};
+use specola_policy::{DocumentError, PolicyObject, PolicyRef, parse_policies};
+
+use super::objects::{Namespace, Node, ObjectMeta, Pod};
+use super::{PodKey, Refused};
+
+/// Kind, namespace and name of an object.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct ObjectKey {
+    kind: String,
+    namespace: String,
+    name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// An object that is used.
+#[derive(Clone, Debug)]
+pub(super) enum Object {
+    Namespace(String, Arc<Namespace>),
+    Node(String, Arc<Node>),
+    Pod(PodKey, Arc<Pod>),
+    Policy(PolicyRef, Box<PolicyObject>),
+}
+
+/// An object with the line of its document.
+#[derive(Clone, Debug)]
+pub(super) struct Located {
+    pub(super) line: u32,
+    pub(super) object: Object,
+}
+
+/// What a file gave so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileState {
+    text: Option<String>,
+    pub(super) objects: BTreeMap<ObjectKey, Located>,
+    pub(super) refused: Vec<Refused>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl FileState {
+    /// Takes the file's new contents. Returns whether they differ from the ones before.
+    pub(super) fn update(&mut self, file: &str, text: String) -> bool {
+        if self.text.as_ref() == Some(&text) {
+            return false;
+        }
+        let mut next = Reading { file, state: Self::default(), refused_keys: Vec::new(), unknown: false };
+        for document in split_documents(file, &text) {
+            next.document(document);
+        }
+        let Reading { mut state, refused_keys, unknown, .. } = next;
+        // Of what is refused, the last good version stays; a document that does not even say its name may be any.
+        let kept = std::mem::take(&mut self.objects)
+            .into_iter()
+            .filter(|(key, _)| !state.objects.contains_key(key) && (unknown || refused_keys.contains(key)))
+            .collect::<Vec<_>>();
+        state.objects.extend(kept);
+        state.text = Some(text);
+        *self = state;
+        true
+    }
+
+    /// Records that the file cannot be read; everything of it stays in force. Returns whether that is new.
+    pub(super) fn unreadable(&mut self, file: &str, cause: &str) -> bool {
+        let refused = Refused { file: file.to_owned(), line: 0, errors: vec![cause.to_owned()] };
+        if self.text.is_none() && self.refused.first() == Some(&refused) {
+            return false;
+        }
+        self.text = None;
+        self.refused = vec![refused];
+        true
+    }
+}
+
+struct Reading<'a> {
+    file: &'a str,
+    state: FileState,
+    refused_keys: Vec<ObjectKey>,
+    /// A document could not be recognised at all.
+    unknown: bool,
+}
+
+impl Reading<'_> {
+    fn document(&mut self, document: Result<Document, DocumentError>) {
+        let document = match document {
+            Ok(document) => document,
+            Err(error) => {
+                self.unknown = true;
+                return self.refuse(error.line, vec![message(&error)]);
+            }
+        };
+        let key = key_of(&document);
+        let line = document.line;
+        match read(self.file, &document) {
+            Ok(Some(_)) if document.name.is_empty() => {
+                self.unknown = true;
+                self.refuse(line, vec!["metadata.name: must be given".to_owned()]);
+            }
+            Ok(Some(object)) => self.accept(key, Located { line, object }),
+            Ok(None) => {
+                let warning = format!("{}:{line}: objects of kind {} are not used", self.file, document.kind);
+                self.state.warnings.push(warning);
+            }
+            Err((line, errors)) => {
+                self.refused_keys.push(key);
+                self.refuse(line, errors);
+            }
+        }
+    }
+
+    fn accept(&mut self, key: ObjectKey, located: Located) {
+        if let Some(first) = self.state.objects.get(&key) {
+            let cause = format!("metadata.name: {key} is defined in line {} already", first.line);
+            return self.refuse(located.line, vec![cause]);
+        }
+        self.state.objects.insert(key, located);
+    }
+
+    fn refuse(&mut self, line: u32, errors: Vec<String>) {
+        self.state.refused.push(Refused { file: self.file.to_owned(), line, errors });
+    }
+}
+
+/// The object; nothing for a kind that is not used; else the line of the first error, and every error.
+fn read(file: &str, document: &Document) -> Result<Option<Object>, (u32, Vec<String>)> {
+    let name = document.name.clone();
+    match (document.api_version.as_str(), document.kind.as_str()) {
+        ("v1", "Namespace") => Ok(Some(Object::Namespace(
+            name,
+            Arc::new(decode::<Namespace>(document, |object| &object.metadata)?),
+        ))),
+        ("v1", "Node") => {
+            let node = decode::<Node>(document, |object| &object.metadata)?;
+            check_node(&node).map_err(|error| (document.line, vec![error]))?;
+            Ok(Some(Object::Node(name, Arc::new(node))))
+        }
+        ("v1", "Pod") => {
+            let pod = decode::<Pod>(document, |object| &object.metadata)?;
+            Ok(Some(Object::Pod((namespace_of(document), name), Arc::new(pod))))
+        }
+        _ => read_policy(file, document),
+    }
+}
+
+fn read_policy(file: &str, document: &Document) -> Result<Option<Object>, (u32, Vec<String>)> {
+    let mut parsed = parse_policies(file, &document.text);
+    let offset = document.line.saturating_sub(1);
+    if let Some(first) = parsed.errors.first() {
+        let line = first.line.saturating_add(offset);
+        return Err((line, parsed.errors.iter().map(message).collect()));
+    }
+    Ok(parsed.objects.pop().map(|mut object| {
+        object.line = document.line;
+        Object::Policy(object.reference.clone(), Box::new(object))
+    }))
+}
+
+fn decode<T: DeserializeOwned>(
+    document: &Document,
+    metadata: impl Fn(&T) -> &ObjectMeta,
+) -> Result<T, (u32, Vec<String>)> {
+    match serde_saphyr::from_str::<T>(&document.text) {
+        Ok(object) if metadata(&object).name == document.name => Ok(object),
+        Ok(_) => Err((document.line, vec!["metadata.name: must be a plain string".to_owned()])),
+        Err(error) => {
+            let at = error.location().map_or(1, |location| location.line());
+            let line = document.line.saturating_add(u32::try_from(at).unwrap_or(u32::MAX)).saturating_sub(1);
+            Err((line, vec![first_line(&error.without_snippet().to_string())]))
+        }
+    }
+}
+
+fn check_node(node: &Node) -> Result<(), String> {
+    for address in node.status.addresses.iter().filter(|address| address.kind.ends_with("IP")) {
+        if address.address.parse::<std::net::IpAddr>().is_err() {
+            let (kind, text) = (&address.kind, &address.address);
+            return Err(format!("status.addresses: {kind} {text:?} is no IP address"));
+        }
+    }
+    Ok(())
+}
+
+fn message(error: &DocumentError) -> String {
+    match error.field.as_str() {
+        "" => error.message.clone(),
+        field => format!("{field}: {}", error.message),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn key_of(document: &Document) -> ObjectKey {
+    ObjectKey { kind: document.kind.clone(), namespace: namespace_of(document), name: document.name.clone() }
+}
+
+fn namespace_of(document: &Document) -> String {
+    match (document.kind.as_str(), document.namespace.as_str()) {
+        ("Node" | "Namespace" | "CiliumClusterwideNetworkPolicy", _) => String::new(),
+        (_, "") => "default".to_owned(),
+        (_, namespace) => namespace.to_owned(),
+    }
+}

@@ -1,0 +1,114 @@
+//! Tasks that follow what is outside: the desired directory, the store, the routes that the node wants.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use specola_lifecycle::Drain;
+use tokio::sync::watch;
+
+use crate::desired::{Desired, DesiredDirectory};
+use crate::fs_watch::DirWatch;
+use crate::net::Net;
+use crate::store::{Contents, DirectoryStore, Store};
+use crate::warnings::Warnings;
+
+/// Publishes a new [`Desired`] after each change of the directory.
+#[derive(Debug)]
+pub(crate) struct DesiredFollower {
+    pub(crate) directory: DesiredDirectory,
+    pub(crate) watch: DirWatch,
+    pub(crate) out: watch::Sender<Arc<Desired>>,
+    pub(crate) warnings: Warnings,
+}
+
+impl DesiredFollower {
+    pub(crate) async fn run(mut self, drain: Drain) -> std::io::Result<()> {
+        loop {
+            // The directory may have been removed and made again.
+            let watched = self.watch.add(self.directory.root());
+            self.warnings
+                .set("desired", watched.err().map(|error| format!("cannot watch: {error}; polling")));
+            if self.directory.scan() {
+                self.out.send_replace(Arc::new(self.directory.merge()));
+            }
+            tokio::select! {
+                biased;
+                () = drain.signalled() => return Ok(()),
+                changed = self.watch.changed() => changed?,
+            }
+        }
+    }
+}
+
+/// Publishes the store's contents after each change.
+#[derive(Debug)]
+pub(crate) struct StoreFollower {
+    pub(crate) store: Arc<DirectoryStore>,
+    pub(crate) watch: DirWatch,
+    pub(crate) out: watch::Sender<Arc<Contents>>,
+    pub(crate) warnings: Warnings,
+}
+
+impl StoreFollower {
+    pub(crate) async fn run(self, drain: Drain) -> std::io::Result<()> {
+        loop {
+            let listed = self.store.watch(&self.watch).and_then(|()| self.store.list());
+            match listed {
+                Ok(contents) => {
+                    self.warnings.set("store listing", None);
+                    self.out.send_if_modified(|current| {
+                        let changed = **current != contents;
+                        if changed {
+                            *current = Arc::new(contents);
+                        }
+                        changed
+                    });
+                }
+                // What was known stays known: enforced, though maybe stale.
+                Err(error) => self.warnings.set("store listing", Some(error.to_string())),
+            }
+            tokio::select! {
+                biased;
+                () = drain.signalled() => return Ok(()),
+                changed = self.watch.changed() => changed?,
+            }
+        }
+    }
+}
+
+/// Keeps the routes to other nodes' pods as the node wants them.
+#[derive(Debug)]
+pub(crate) struct RouteFollower {
+    pub(crate) net: Net,
+    pub(crate) wanted: watch::Receiver<BTreeMap<IpNet, IpAddr>>,
+    pub(crate) warnings: Warnings,
+}
+
+impl RouteFollower {
+    pub(crate) async fn run(mut self, drain: Drain) -> std::io::Result<()> {
+        let mut failed = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.signalled() => return Ok(()),
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        // The node thread is gone, so a drain is coming.
+                        drain.signalled().await;
+                        return Ok(());
+                    }
+                }
+                () = tokio::time::sleep(RETRY), if failed => {}
+            }
+            let wanted = self.wanted.borrow_and_update().clone();
+            let errors = self.net.sync_peer_routes(&wanted).await;
+            failed = !errors.is_empty();
+            let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            self.warnings.set("routes", failed.then_some(text));
+        }
+    }
+}
+
+const RETRY: std::time::Duration = std::time::Duration::from_secs(2);

@@ -1,0 +1,234 @@
+//! The node thread: sole owner of all state that decides.
+//!
+//! Desired state and store contents arrive as whole snapshots (only the newest counts), requests as calls that run on
+//! this thread one by one. Each of them ends in one pass of [`reconcile`], which brings kernel, directory and store in
+//! line. So no lock is held anywhere, and no two policy updates can cross.
+
+mod endpoints;
+mod entries;
+mod feed;
+mod ips;
+mod kernel;
+mod life;
+mod publish;
+mod reconcile;
+mod views;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use specola_datapath::abi::ipcache::IpInfo;
+use specola_directory::DirectoryWriter;
+use specola_labels::LabelFilter;
+use specola_lifecycle::Drain;
+use specola_policy::{IdentityTable, IpFamilies, Repository, Settings};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use self::endpoints::{EndpointRequest, NodeError};
+pub(crate) use self::kernel::Kernel;
+pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name};
+
+use self::feed::DirectoryFeed;
+use self::ips::NodeAddresses;
+use self::life::Endpoint;
+use crate::cookie::CookieTable;
+use crate::desired::Desired;
+use crate::endpoint::Turn;
+use crate::identity::LocalIdentities;
+use crate::ipam::Ipam;
+use crate::metrics::AgentMetrics;
+use crate::store::{Contents, NodeSpec, Store};
+use crate::warnings::Warnings;
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSettings {
+    pub(crate) node_name: String,
+    pub(crate) cluster_name: String,
+    pub(crate) policy: Settings,
+    /// `InternalIP` addresses of the Node object.
+    pub(crate) internal_ips: Vec<IpAddr>,
+    /// Every address that the node answers to.
+    pub(crate) local_ips: Vec<IpAddr>,
+    pub(crate) mtu: u32,
+    pub(crate) endpoints_dir: PathBuf,
+}
+
+impl NodeSettings {
+    fn families(&self) -> IpFamilies {
+        self.policy.ip_families
+    }
+}
+
+/// Parts that the node takes over.
+#[derive(Debug)]
+pub(crate) struct NodeParts {
+    pub(crate) kernel: Box<dyn Kernel>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) directory: DirectoryWriter,
+    pub(crate) ipam: Ipam,
+    pub(crate) cookies: CookieTable,
+    pub(crate) local_identities: LocalIdentities,
+    pub(crate) metrics: AgentMetrics,
+    pub(crate) warnings: Warnings,
+    /// Where the wanted routes to peers go.
+    pub(crate) peer_routes: watch::Sender<BTreeMap<IpNet, IpAddr>>,
+}
+
+/// What arrives from outside.
+#[derive(Debug)]
+pub(crate) struct NodeInputs {
+    pub(crate) desired: watch::Receiver<Arc<Desired>>,
+    pub(crate) contents: watch::Receiver<Arc<Contents>>,
+    pub(crate) calls: mpsc::Receiver<Call>,
+}
+
+/// Work that runs on the node thread.
+pub(crate) struct Call(Box<dyn FnOnce(&mut Node) + Send>);
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Call")
+    }
+}
+
+/// The node thread has ended.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the agent is shutting down")]
+pub(crate) struct NodeGone;
+
+/// Sends calls to the node thread.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeHandle {
+    calls: mpsc::Sender<Call>,
+}
+
+impl NodeHandle {
+    /// A handle and the end that the node gets.
+    pub(crate) fn channel() -> (Self, mpsc::Receiver<Call>) {
+        let (calls, receiver) = mpsc::channel(CALLS);
+        (Self { calls }, receiver)
+    }
+
+    /// Runs `work` on the node thread and returns what it gives.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Node) -> T + Send + 'static,
+    ) -> Result<T, NodeGone> {
+        let (reply, answer) = oneshot::channel();
+        let call = Call(Box::new(move |node| {
+            // The one who asked may have gone away; the work is done all the same.
+            drop(reply.send(work(node)));
+        }));
+        self.calls.send(call).await.map_err(|_closed| NodeGone)?;
+        answer.await.map_err(|_closed| NodeGone)
+    }
+}
+
+/// The state of one node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    settings: NodeSettings,
+    addresses: NodeAddresses,
+    kernel: Box<dyn Kernel>,
+    store: Arc<dyn Store>,
+    feed: DirectoryFeed,
+    ipam: Ipam,
+    cookies: CookieTable,
+    local_identities: LocalIdentities,
+    metrics: AgentMetrics,
+    warnings: Warnings,
+    peer_routes: watch::Sender<BTreeMap<IpNet, IpAddr>>,
+    filter: LabelFilter,
+    repository: Repository,
+    identities: IdentityTable,
+    desired: Arc<Desired>,
+    contents: Arc<Contents>,
+    endpoints: BTreeMap<u16, Endpoint>,
+    ids: Turn,
+    slots: Turn,
+    /// What the kernel's ipcache holds.
+    ips: HashMap<IpNet, IpInfo>,
+    /// Something failed that time may mend.
+    retry: bool,
+}
+
+impl Node {
+    /// Puts the parts together. `desired` and `contents` must be read already: a node that starts with neither would
+    /// open what policies had closed.
+    pub(crate) fn new(
+        settings: NodeSettings,
+        parts: NodeParts,
+        desired: Arc<Desired>,
+        contents: Arc<Contents>,
+    ) -> anyhow::Result<Self> {
+        let ips = parts.kernel.ips()?;
+        let mut feed = DirectoryFeed::new(parts.directory, &settings.cluster_name);
+        feed.cookies(parts.cookies.iter())?;
+        let addresses =
+            NodeAddresses { internal: settings.internal_ips.clone(), all: settings.local_ips.clone() };
+        Ok(Self {
+            repository: Repository::new(settings.policy.clone()),
+            settings,
+            addresses,
+            kernel: parts.kernel,
+            store: parts.store,
+            feed,
+            ipam: parts.ipam,
+            cookies: parts.cookies,
+            local_identities: parts.local_identities,
+            metrics: parts.metrics,
+            warnings: parts.warnings,
+            peer_routes: parts.peer_routes,
+            filter: LabelFilter::identity_relevant(),
+            identities: IdentityTable::with_reserved(),
+            desired,
+            contents,
+            endpoints: BTreeMap::new(),
+            ids: Turn::new(1, u16::MAX),
+            slots: Turn::new(1, endpoints::LAST_SLOT),
+            ips,
+            retry: false,
+        })
+    }
+
+    /// Runs until the drain. What is in the kernel stays as it is.
+    pub(crate) async fn run(mut self, mut inputs: NodeInputs, drain: Drain) {
+        self.reconcile();
+        loop {
+            let retry = self.retry;
+            tokio::select! {
+                biased;
+                () = drain.signalled() => return,
+                Some(call) = inputs.calls.recv() => call.0(&mut self),
+                Ok(()) = inputs.desired.changed() => {
+                    self.desired = Arc::clone(&inputs.desired.borrow_and_update());
+                    self.reconcile();
+                }
+                Ok(()) = inputs.contents.changed() => {
+                    self.contents = Arc::clone(&inputs.contents.borrow_and_update());
+                    self.reconcile();
+                }
+                () = tokio::time::sleep(RETRY), if retry => self.reconcile(),
+                else => return,
+            }
+        }
+    }
+
+    /// The spec of this node's CiliumNode object.
+    pub(crate) fn published_spec(&self) -> NodeSpec {
+        publish::node_spec(&self.settings, &self.ipam)
+    }
+}
+
+/// Calls that may wait for the node thread.
+const CALLS: usize = 64;
+/// Time after which something that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

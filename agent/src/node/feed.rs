@@ -1,0 +1,125 @@
+//! Feeds the directory, by which flows get names: only what changed, one snapshot for each batch.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use specola_directory::{Change, ChangeError, DirectoryWriter};
+use specola_flow::{EndpointMeta, PolicyOrigin};
+use specola_labels::{LabelSet, NumericIdentity};
+use specola_policy::{IdentityTable, Origin, OriginSet};
+
+/// A prefix with its identity and, when it is one pod, who that is.
+pub(super) type IpMeta = (NumericIdentity, Option<EndpointMeta>);
+
+/// The directory's writer with what it was given.
+#[derive(Debug)]
+pub(super) struct DirectoryFeed {
+    writer: DirectoryWriter,
+    cluster_name: String,
+    identities: BTreeMap<NumericIdentity, LabelSet>,
+    ips: HashMap<IpNet, IpMeta>,
+    endpoints: BTreeMap<u16, (EndpointMeta, Vec<IpAddr>)>,
+}
+
+impl DirectoryFeed {
+    pub(super) fn new(writer: DirectoryWriter, cluster_name: &str) -> Self {
+        Self {
+            writer,
+            cluster_name: cluster_name.to_owned(),
+            identities: BTreeMap::new(),
+            ips: HashMap::new(),
+            endpoints: BTreeMap::new(),
+        }
+    }
+
+    /// Publishes cookies. Must come before the datapath can use them.
+    pub(super) fn cookies<'a>(
+        &mut self,
+        cookies: impl Iterator<Item = (u32, &'a OriginSet)>,
+    ) -> Result<(), ChangeError> {
+        let changes: Vec<Change> = cookies
+            .map(|(cookie, origins)| Change::UpsertOrigins {
+                cookie,
+                origins: origins.iter().map(flow_origin).collect::<Vec<_>>().into(),
+            })
+            .collect();
+        if changes.is_empty() { Ok(()) } else { self.writer.apply(changes) }
+    }
+
+    /// Publishes an interface's name.
+    pub(super) fn interface(&mut self, ifindex: u32, name: &str) -> Result<(), ChangeError> {
+        self.writer.apply([Change::UpsertInterface { ifindex, name: Arc::from(name) }])
+    }
+
+    /// Forgets an interface.
+    pub(super) fn no_interface(&mut self, ifindex: u32) -> Result<(), ChangeError> {
+        self.writer.apply([Change::RemoveInterface(ifindex)])
+    }
+
+    /// Publishes identities, addresses and local endpoints as one snapshot.
+    pub(super) fn publish(
+        &mut self,
+        table: &IdentityTable,
+        ips: HashMap<IpNet, IpMeta>,
+        endpoints: BTreeMap<u16, (EndpointMeta, Vec<IpAddr>)>,
+    ) -> Result<(), ChangeError> {
+        let mut changes = Vec::new();
+        self.identity_changes(table, &mut changes);
+        for prefix in self.ips.keys().filter(|prefix| !ips.contains_key(*prefix)) {
+            changes.push(Change::RemoveIp(*prefix));
+        }
+        for (id, (_, addresses)) in self.endpoints.iter().filter(|(id, _)| !endpoints.contains_key(id)) {
+            changes.push(Change::RemoveEndpoint { id: *id, addresses: addresses.clone() });
+        }
+        for (prefix, entry) in ips.iter().filter(|(prefix, entry)| self.ips.get(*prefix) != Some(*entry)) {
+            let (identity, meta) = entry.clone();
+            changes.push(Change::UpsertIp { prefix: *prefix, identity, meta });
+        }
+        for (_, (meta, addresses)) in
+            endpoints.iter().filter(|(id, entry)| self.endpoints.get(*id) != Some(*entry))
+        {
+            changes.push(Change::UpsertEndpoint { meta: meta.clone(), addresses: addresses.clone() });
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.ips = ips;
+        self.endpoints = endpoints;
+        self.writer.apply(changes)
+    }
+
+    fn identity_changes(&mut self, table: &IdentityTable, changes: &mut Vec<Change>) {
+        let next: BTreeMap<NumericIdentity, LabelSet> =
+            table.iter().map(|(identity, labels)| (identity, labels.clone())).collect();
+        let gone = self.identities.keys().filter(|identity| !next.contains_key(identity));
+        changes.extend(gone.map(|identity| Change::RemoveIdentity(*identity)));
+        for (identity, labels) in
+            next.iter().filter(|(identity, labels)| self.identities.get(identity) != Some(labels))
+        {
+            let in_cluster = labels.namespace().is_some();
+            let cluster_name = if in_cluster { self.cluster_name.clone() } else { String::new() };
+            changes.push(Change::UpsertIdentity {
+                identity: *identity,
+                labels: labels.clone(),
+                cluster_name,
+            });
+        }
+        self.identities = next;
+    }
+}
+
+fn flow_origin(origin: &Origin) -> PolicyOrigin {
+    PolicyOrigin {
+        kind: origin.kind.as_str().to_owned(),
+        namespace: origin.namespace.clone(),
+        name: origin.name.clone(),
+        uid: origin.uid.clone(),
+        section: origin.section.as_str().to_owned(),
+        rule_index: origin.rule_index,
+        labels: origin.labels.clone(),
+        revision: origin.revision,
+        log: origin.log.clone(),
+    }
+}

@@ -1,0 +1,100 @@
+//! What the node needs of the datapath, so that its decisions can be tested without one.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use ipnet::IpNet;
+use specola_datapath::abi::endpoint::EndpointRecord;
+use specola_datapath::abi::ipcache::IpInfo;
+use specola_datapath::abi::metrics::LaneCount;
+use specola_datapath::abi::policy::{PolicyKey, PolicyValue};
+use specola_datapath::{AttachMode, Datapath, PacketCounts, PolicyUpdate};
+
+/// The kernel side of the node. Calls block; errors say cause and remedy.
+pub(crate) trait Kernel: fmt::Debug + Send {
+    /// Hooks the programs to the host side of a pod's link.
+    fn attach_endpoint(&mut self, ifindex: u32) -> anyhow::Result<()>;
+    /// Unhooks an interface, which may be gone.
+    fn detach(&mut self, ifindex: u32) -> anyhow::Result<()>;
+    /// Adds an endpoint, or updates identity and MAC addresses of the one in the slot.
+    fn add_endpoint(&mut self, slot: u16, record: &EndpointRecord) -> anyhow::Result<()>;
+    /// Empties a slot.
+    fn remove_endpoint(&mut self, slot: u16) -> anyhow::Result<()>;
+    /// Endpoints in the table.
+    fn endpoints(&self) -> Vec<(u16, EndpointRecord)>;
+    /// Policy entries in force.
+    fn policy(&self, slot: u16) -> HashMap<PolicyKey, PolicyValue>;
+    /// Applies changes, one result for each; what fails leaves the old policy in force.
+    fn apply_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<anyhow::Result<()>>;
+    /// What is known of addresses.
+    fn ips(&self) -> anyhow::Result<HashMap<IpNet, IpInfo>>;
+    /// Sets what is known of an address.
+    fn upsert_ip(&mut self, prefix: IpNet, info: IpInfo) -> anyhow::Result<()>;
+    /// Forgets an address.
+    fn remove_ip(&mut self, prefix: IpNet) -> anyhow::Result<()>;
+    /// Packets and bytes by direction and reason.
+    fn packet_counts(&self) -> anyhow::Result<Vec<PacketCounts>>;
+    /// Records by lane.
+    fn lane_counts(&self) -> anyhow::Result<Vec<LaneCount>>;
+    /// How programs are hooked: `tcx` or `clsact`.
+    fn attach_mode(&self) -> &'static str;
+}
+
+impl Kernel for Datapath {
+    fn attach_endpoint(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        Ok(Self::attach_endpoint(self, ifindex)?)
+    }
+
+    fn detach(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        Ok(Self::detach(self, ifindex)?)
+    }
+
+    fn add_endpoint(&mut self, slot: u16, record: &EndpointRecord) -> anyhow::Result<()> {
+        Ok(Self::add_endpoint(self, slot, record)?)
+    }
+
+    fn remove_endpoint(&mut self, slot: u16) -> anyhow::Result<()> {
+        Ok(Self::remove_endpoint(self, slot)?)
+    }
+
+    fn endpoints(&self) -> Vec<(u16, EndpointRecord)> {
+        Self::endpoints(self)
+    }
+
+    fn policy(&self, slot: u16) -> HashMap<PolicyKey, PolicyValue> {
+        Self::policy(self, slot).cloned().unwrap_or_default()
+    }
+
+    fn apply_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<anyhow::Result<()>> {
+        let results = Self::apply_policies(self, updates);
+        results.into_iter().map(|result| Ok(result.map(|_epoch| ())?)).collect()
+    }
+
+    fn ips(&self) -> anyhow::Result<HashMap<IpNet, IpInfo>> {
+        Ok(Self::ips(self)?)
+    }
+
+    fn upsert_ip(&mut self, prefix: IpNet, info: IpInfo) -> anyhow::Result<()> {
+        Ok(Self::upsert_ip(self, prefix, info)?)
+    }
+
+    fn remove_ip(&mut self, prefix: IpNet) -> anyhow::Result<()> {
+        Self::remove_ip(self, prefix)?;
+        Ok(())
+    }
+
+    fn packet_counts(&self) -> anyhow::Result<Vec<PacketCounts>> {
+        Ok(Self::packet_counts(self)?)
+    }
+
+    fn lane_counts(&self) -> anyhow::Result<Vec<LaneCount>> {
+        Ok(Self::lane_counts(self)?.to_vec())
+    }
+
+    fn attach_mode(&self) -> &'static str {
+        match Self::attach_mode(self) {
+            AttachMode::Clsact => "clsact",
+            AttachMode::Auto | AttachMode::Tcx => "tcx",
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! One endpoint as the node thread knows it.
+
+use std::collections::VecDeque;
+
+use specola_labels::LabelSet;
+use specola_policy::EndpointPolicy;
+
+use crate::endpoint::{EndpointFile, State};
+use crate::store::CiliumEndpoint;
+
+/// An endpoint with everything that is not on disk.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) file: EndpointFile,
+    pub(super) state: State,
+    /// Why it is not ready, newest last.
+    pub(super) conditions: VecDeque<String>,
+    /// Labels of its identity.
+    pub(super) labels: LabelSet,
+    /// Host side of its link; 0 = not made yet.
+    pub(super) ifindex: u32,
+    /// The policy that the kernel enforces; none before the first, and after a restart.
+    pub(super) realized: Option<EndpointPolicy>,
+    /// What the store has.
+    pub(super) published: Option<CiliumEndpoint>,
+}
+
+impl Endpoint {
+    pub(super) fn new(file: EndpointFile, state: State) -> Self {
+        Self {
+            file,
+            state,
+            conditions: VecDeque::new(),
+            labels: LabelSet::empty(),
+            ifindex: 0,
+            realized: None,
+            published: None,
+        }
+    }
+
+    /// Goes to another state. A step that the life of an endpoint does not have is a mistake of this program: it is
+    /// said, and not made.
+    pub(super) fn become_state(&mut self, next: State) {
+        if self.state == next {
+            return;
+        }
+        if !self.state.may_become(next) {
+            tracing::error!(endpoint = self.file.id, from = %self.state, to = %next, "state change refused");
+            return;
+        }
+        tracing::debug!(endpoint = self.file.id, from = %self.state, to = %next, "endpoint state");
+        self.state = next;
+    }
+
+    /// Adds a condition; the oldest give way.
+    pub(super) fn condition(&mut self, text: String) {
+        if self.conditions.back() == Some(&text) {
+            return;
+        }
+        tracing::warn!(endpoint = self.file.id, pod = %self.pod(), condition = text, "endpoint is not ready");
+        if self.conditions.len() == MAX_CONDITIONS {
+            self.conditions.pop_front();
+        }
+        self.conditions.push_back(text);
+    }
+
+    /// Whether packets of the pod pass the programs and its slot is in use.
+    pub(super) fn is_attached(&self) -> bool {
+        self.ifindex != 0 && !matches!(self.state, State::Disconnecting | State::Disconnected)
+    }
+
+    /// `namespace/name` of the pod.
+    pub(super) fn pod(&self) -> String {
+        format!("{}/{}", self.file.pod_namespace, self.file.pod_name)
+    }
+}
+
+const MAX_CONDITIONS: usize = 8;

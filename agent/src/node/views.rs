@@ -1,0 +1,266 @@
+//! What the admin API and the metrics show.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use specola_datapath::PacketCounts;
+use specola_datapath::abi::event::lane;
+use specola_datapath::abi::metrics::LaneCount;
+use specola_policy::{Entry, Key, Origin, OriginSet, StoredPolicy};
+use specola_proto::specola::v1 as pb;
+
+use super::Node;
+use super::life::Endpoint;
+use crate::desired::Refused;
+use crate::endpoint::State;
+
+/// How an endpoint is asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    Id(u32),
+    Pod { namespace: String, name: String },
+    Ip(IpAddr),
+}
+
+/// The kernel's counters.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KernelCounts {
+    pub(crate) packets: Vec<PacketCounts>,
+    pub(crate) lanes: Vec<LaneCount>,
+}
+
+impl Node {
+    /// Every endpoint.
+    pub(crate) fn show_endpoints(&self) -> Vec<pb::Endpoint> {
+        self.endpoints.values().map(|endpoint| self.show(endpoint)).collect()
+    }
+
+    /// An endpoint by id.
+    pub(crate) fn show_id(&self, id: u16) -> Option<pb::Endpoint> {
+        self.endpoints.get(&id).map(|endpoint| self.show(endpoint))
+    }
+
+    /// An endpoint with its realized policy.
+    pub(crate) fn show_endpoint(&self, wanted: &Wanted) -> Option<pb::GetEndpointResponse> {
+        let endpoint = self.endpoints.values().find(|endpoint| match wanted {
+            Wanted::Id(id) => u32::from(endpoint.file.id) == *id,
+            Wanted::Pod { namespace, name } => {
+                endpoint.file.pod_namespace == *namespace && endpoint.file.pod_name == *name
+            }
+            Wanted::Ip(ip) => endpoint.file.addresses.iter().any(|address| address == *ip),
+        })?;
+        let mut response =
+            pb::GetEndpointResponse { endpoint: Some(self.show(endpoint)), ..Default::default() };
+        if let Some(policy) = &endpoint.realized {
+            response.policy = policy.map.iter().map(|(key, entry)| self.show_entry(key, entry)).collect();
+            response.ingress_selected_by = show_origins(&policy.ingress_selected_by);
+            response.egress_selected_by = show_origins(&policy.egress_selected_by);
+        }
+        Some(response)
+    }
+
+    /// Every identity that this node knows.
+    pub(crate) fn show_identities(&self) -> Vec<pb::Identity> {
+        let show = |(identity, labels): (specola_labels::NumericIdentity, &specola_labels::LabelSet)| {
+            pb::Identity { id: identity.0, labels: labels.to_strings() }
+        };
+        self.identities.iter().map(show).collect()
+    }
+
+    /// Policies in force, all of them or those of a namespace or name.
+    pub(crate) fn show_policies(&self, namespace: &str, name: &str) -> pb::GetPolicyResponse {
+        let chosen = self.repository.iter().filter(|stored| {
+            let reference = &stored.object().reference;
+            (namespace.is_empty() || reference.namespace == namespace)
+                && (name.is_empty() || reference.name == name)
+        });
+        pb::GetPolicyResponse {
+            revision: self.repository.revision(),
+            policies: chosen.map(show_policy).collect(),
+            refused: self.desired.refused.iter().map(show_refused).collect(),
+        }
+    }
+
+    /// The node's part of the status.
+    pub(crate) fn show_status(&self) -> pb::GetStatusResponse {
+        let ready = self.endpoints.values().filter(|endpoint| endpoint.state == State::Ready).count();
+        let mut warnings = self.warnings.list();
+        warnings.extend(self.desired.warnings.iter().cloned());
+        warnings.extend(self.contents.refused.iter().map(|cause| format!("store: {cause}")));
+        let counts = self.kernel_counts().unwrap_or_else(|error| {
+            warnings.push(format!("counters: {error:#}"));
+            KernelCounts::default()
+        });
+        pb::GetStatusResponse {
+            node_name: self.settings.node_name.clone(),
+            cluster_name: self.settings.cluster_name.clone(),
+            policy_revision: self.repository.revision(),
+            endpoints_total: number(self.endpoints.len()),
+            endpoints_ready: number(ready),
+            identities: number(self.identities.len()),
+            policies: number(self.repository.len()),
+            refused: self.desired.refused.iter().map(show_refused).collect(),
+            attach_mode: self.kernel.attach_mode().to_owned(),
+            drops: show_packets(&counts.packets),
+            lanes: counts.lanes.iter().enumerate().map(show_lane).collect(),
+            ipcache_entries: number(self.ips.len()),
+            warnings,
+            ..Default::default()
+        }
+    }
+
+    /// The kernel's counters.
+    pub(crate) fn kernel_counts(&self) -> anyhow::Result<KernelCounts> {
+        Ok(KernelCounts { packets: self.kernel.packet_counts()?, lanes: self.kernel.lane_counts()? })
+    }
+
+    fn show(&self, endpoint: &Endpoint) -> pb::Endpoint {
+        let file = &endpoint.file;
+        let policy = endpoint.realized.as_ref();
+        pb::Endpoint {
+            id: file.id.into(),
+            state: show_state(endpoint.state).into(),
+            pod: Some(pb::PodRef { namespace: file.pod_namespace.clone(), name: file.pod_name.clone() }),
+            container_id: file.key.container_id.clone(),
+            identity: file.identity,
+            labels: endpoint.labels.to_strings(),
+            ips: file.addresses.iter().map(|address| address.to_string()).collect(),
+            mac: show_mac(file.mac),
+            host_ifname: file.host_ifname.clone(),
+            slot: file.slot.into(),
+            policy_revision: policy.map_or(0, |policy| policy.revision),
+            ingress_enforced: policy.is_some_and(|policy| policy.ingress_enforced),
+            egress_enforced: policy.is_some_and(|policy| policy.egress_enforced),
+            conditions: endpoint.conditions.iter().cloned().collect(),
+            policy_entries: policy.map_or(0, |policy| number(policy.map.len())),
+            node: self.settings.node_name.clone(),
+        }
+    }
+
+    fn show_entry(&self, key: &Key, entry: &Entry) -> pb::PolicyEntry {
+        let action = match (entry.deny, entry.redirect) {
+            (true, _) => "deny",
+            (false, true) => "redirect",
+            (false, false) => "allow",
+        };
+        let wildcard = u16::MAX.checked_shr(key.port_bits.into()).unwrap_or(0);
+        pb::PolicyEntry {
+            direction: if key.egress { "egress" } else { "ingress" }.to_owned(),
+            identity: key.identity,
+            protocol: key.proto.into(),
+            first_port: key.port.into(),
+            last_port: (key.port | wildcard).into(),
+            action: action.to_owned(),
+            precedence: entry.precedence,
+            cookie: self.cookies.number(&entry.origins).unwrap_or_default(),
+            origins: show_origins(&entry.origins),
+        }
+    }
+}
+
+/// MAC address as text.
+pub(crate) fn show_mac(mac: crate::net::Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Name of a lane.
+pub(crate) fn lane_name(index: usize) -> &'static str {
+    const DENY: usize = lane::DENY as usize;
+    const ALLOW: usize = lane::ALLOW as usize;
+    match index {
+        DENY => "deny",
+        ALLOW => "allow",
+        _ => "trace",
+    }
+}
+
+/// Name of a direction of the kernel's counters.
+pub(crate) fn direction_name(direction: u8) -> &'static str {
+    match direction {
+        specola_datapath::abi::direction::INGRESS => "ingress",
+        specola_datapath::abi::direction::EGRESS => "egress",
+        _ => "unknown",
+    }
+}
+
+fn show_state(state: State) -> pb::EndpointState {
+    match state {
+        State::Creating => pb::EndpointState::Creating,
+        State::WaitingForIdentity => pb::EndpointState::WaitingForIdentity,
+        State::NotReady => pb::EndpointState::NotReady,
+        State::WaitingToRegenerate => pb::EndpointState::WaitingToRegenerate,
+        State::Regenerating => pb::EndpointState::Regenerating,
+        State::Ready => pb::EndpointState::Ready,
+        State::Disconnecting => pb::EndpointState::Disconnecting,
+        State::Disconnected => pb::EndpointState::Disconnected,
+        State::Restoring => pb::EndpointState::Restoring,
+        State::Invalid => pb::EndpointState::Invalid,
+    }
+}
+
+fn show_policy(stored: &StoredPolicy) -> pb::Policy {
+    let object = stored.object();
+    pb::Policy {
+        kind: object.reference.kind.as_str().to_owned(),
+        namespace: object.reference.namespace.clone(),
+        name: object.reference.name.clone(),
+        uid: object.uid.clone(),
+        revision: stored.revision(),
+        source: format!("{}:{}", object.file, object.line),
+        yaml: object.text.to_string(),
+    }
+}
+
+fn show_origins(origins: &OriginSet) -> Vec<pb::PolicyOrigin> {
+    origins.iter().map(show_origin).collect()
+}
+
+fn show_origin(origin: &Origin) -> pb::PolicyOrigin {
+    pb::PolicyOrigin {
+        kind: origin.kind.as_str().to_owned(),
+        namespace: origin.namespace.clone(),
+        name: origin.name.clone(),
+        uid: origin.uid.clone(),
+        rule_index: origin.rule_index,
+        section: origin.section.as_str().to_owned(),
+        labels: origin.labels.clone(),
+        revision: origin.revision,
+        log: origin.log.clone(),
+    }
+}
+
+fn show_refused(refused: &Refused) -> pb::RefusedDocument {
+    pb::RefusedDocument {
+        source: format!("{}:{}", refused.file, refused.line),
+        errors: refused.errors.clone(),
+    }
+}
+
+fn show_packets(packets: &[PacketCounts]) -> Vec<pb::DropCount> {
+    let mut sums: BTreeMap<(u8, u8), (u64, u64)> = BTreeMap::new();
+    for count in packets {
+        let sum = sums.entry((count.direction, count.reason)).or_default();
+        *sum = (sum.0 + count.packets, sum.1 + count.bytes);
+    }
+    let show = |((direction, reason), (packets, bytes)): ((u8, u8), (u64, u64))| pb::DropCount {
+        direction: direction_name(direction).to_owned(),
+        reason: reason.into(),
+        packets,
+        bytes,
+    };
+    sums.into_iter().map(show).collect()
+}
+
+fn show_lane((index, count): (usize, &LaneCount)) -> pb::LaneStatus {
+    pb::LaneStatus {
+        name: lane_name(index).to_owned(),
+        attempts: count.attempts,
+        submitted: count.submitted,
+        reserve_failed: count.reserve_failed,
+        folded: count.folded,
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
