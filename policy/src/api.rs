@@ -61,10 +61,17 @@ pub fn parse_policies_with(file: &str, yaml: &str, options: ParseOptions) -> Par
     let mut parsed = ParsedFile::default();
     for document in split_documents(file, yaml) {
         match document {
-            Ok(document) => parse_document(file, document, options, &mut parsed),
+            Ok(document) => read_document(file, &document, options, &mut parsed),
             Err(error) => parsed.errors.push(error),
         }
     }
+    parsed
+}
+
+/// Reads one document of a file, with line numbers of the file. A document of another kind gives nothing.
+pub fn parse_policy_document(file: &str, document: &Document, options: ParseOptions) -> ParsedFile {
+    let mut parsed = ParsedFile::default();
+    read_document(file, document, options, &mut parsed);
     parsed
 }
 
@@ -101,9 +108,9 @@ impl fmt::Display for DocumentError {
 
 impl std::error::Error for DocumentError {}
 
-fn parse_document(file: &str, document: Document, options: ParseOptions, parsed: &mut ParsedFile) {
-    let mut problems = Problems::new(file, &document);
-    let kind = match policy_kind(&document) {
+fn read_document(file: &str, document: &Document, options: ParseOptions, parsed: &mut ParsedFile) {
+    let mut problems = Problems::new(file, document);
+    let kind = match policy_kind(document) {
         Ok(Some(kind)) => kind,
         Ok(None) => return,
         Err(message) => {
@@ -128,7 +135,7 @@ fn parse_document(file: &str, document: Document, options: ParseOptions, parsed:
         rules,
         file: file.to_owned(),
         line: document.line,
-        text: Arc::from(document.text),
+        text: Arc::from(document.text.as_str()),
     });
 }
 

@@ -17,7 +17,9 @@ mod resolve;
 pub mod rule;
 mod yaml;
 
-pub use api::{DocumentError, ParseOptions, ParsedFile, parse_policies, parse_policies_with};
+pub use api::{
+    DocumentError, ParseOptions, ParsedFile, parse_policies, parse_policies_with, parse_policy_document,
+};
 pub use compile::cidr_identity_labels;
 pub use identities::{IdentityTable, NamedPorts};
 pub use map_state::{

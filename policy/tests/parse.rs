@@ -2,9 +2,11 @@
 
 use proptest::prelude::*;
 use specola_labels::NumericIdentity;
+use specola_policy::document::split_documents;
 use specola_policy::eval::{Packet, Verdict, evaluate};
 use specola_policy::{
-    IdentityTable, ParsedFile, PolicyKind, Repository, Section, Settings, Subject, parse_policies,
+    IdentityTable, ParseOptions, ParsedFile, PolicyKind, Repository, Section, Settings, Subject,
+    parse_policies, parse_policy_document,
 };
 
 const HEAD: &str =
@@ -204,6 +206,24 @@ fn the_subject_stays_in_its_namespace() {
     assert_eq!(parsed.objects.len(), 1);
     assert_eq!(parsed.warnings.len(), 1);
     assert!(parsed.warnings[0].message.contains("always in the policy's namespace \"shop\""));
+}
+
+#[test]
+fn suspicious_selectors_and_ports() {
+    let yaml = format!(
+        "{HEAD}spec:\n  endpointSelector: {{matchLabels: {{'app ': web}}}}\n  ingress: [{{toPorts: [{{}}]}}]\n"
+    );
+    let parsed = parse_policies("f", &yaml);
+    assert!(errors(&parsed)[0].contains("\"app \" is not a label key"), "{:?}", errors(&parsed));
+    assert!(parsed.warnings[0].message.contains("matches no packet"));
+}
+
+#[test]
+fn a_single_document_keeps_the_lines_of_its_file() {
+    let yaml = format!("{HEAD}spec: {{}}\n---\n{HEAD}spec: {{nope: 1}}\n");
+    let document = split_documents("f", &yaml).remove(1).unwrap();
+    let parsed = parse_policy_document("f", &document, ParseOptions::default());
+    assert!(errors(&parsed).iter().any(|e| e.starts_with("9 spec.nope: unknown field")), "{parsed:?}");
 }
 
 #[test]

@@ -68,6 +68,9 @@ fn read_port_rule(at: &At<'_>, context: &PortContext, problems: &mut Problems) -
     if elements.len() > MAX_FIELDS {
         problems.error(at, format!("too many ports, the max is {MAX_FIELDS}"));
     }
+    if elements.is_empty() {
+        problems.warning(at, "toPorts without ports matches no packet");
+    }
     let ports: Vec<PortMatch> =
         elements.iter().filter_map(|element| read_port(element, context, problems)).collect();
     // Deny entries know nothing but ports: other fields are refused as unknown.

@@ -17,6 +17,9 @@ pub(super) fn read_selector(
     if let Some(labels) = fields.get("matchLabels") {
         for (name, value) in labels.text_map(problems) {
             match key(&name) {
+                Ok(_) if !is_label_key(&name) => {
+                    problems.error(&labels, format!("invalid label selector: \"{name}\" {LABEL_KEY}"));
+                }
                 Ok(key) if is_label_value(&value) => {
                     requirements.push(Requirement::equals(key, &value));
                 }
@@ -56,6 +59,10 @@ fn read_expression(
         problems.error(at, message);
         return None;
     }
+    if !name.is_empty() && !is_label_key(name) {
+        problems.error(at, format!("invalid label selector: \"{name}\" {LABEL_KEY}"));
+        return None;
+    }
     match key(name).and_then(|key| Requirement::from_expression(key, operator, values)) {
         Ok(requirement) => Some(requirement),
         Err(error) => {
@@ -65,10 +72,20 @@ fn read_expression(
     }
 }
 
+/// Label keys, with a source before them, or a prefix of addresses.
+fn is_label_key(key: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':' | '$');
+    key.len() <= MAX_KEY && key.chars().all(allowed)
+}
+
 fn is_label_value(value: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let ends = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
     value.len() <= 63 && value.chars().all(inner) && ends(value.chars().next()) && ends(value.chars().last())
 }
 
+/// Longest prefix and name of a Kubernetes label key, and a source before it.
+const MAX_KEY: usize = 253 + 1 + 63 + 32;
+const LABEL_KEY: &str =
+    "is not a label key (letters, digits, '-', '_', '.' and one '/'; a source such as k8s: before it)";
 const LABEL_VALUE: &str = "(at most 63 letters, digits, '-', '_' or '.', first and last a letter or digit)";
