@@ -7,7 +7,6 @@ use std::{
     env,
     error::Error,
     ffi::OsString,
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -80,7 +79,7 @@ impl Toolchain {
             Ok(()) => Some(Self { bin }),
             Err(why) => {
                 // Writing into a String cannot fail.
-                let _ = writeln!(tried, "  {}: {why}", bin.display());
+                tried.push_str(&format!("  {}: {why}\n", bin.display()));
                 None
             }
         })

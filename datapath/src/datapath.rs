@@ -63,7 +63,7 @@ impl Datapath {
             ipcache: Ipcache::open(&mut ebpf)?,
             node: NodeEpoch::open(&mut ebpf)?,
             counters: Counters::open(&mut ebpf)?,
-            conntrack: Some(Conntrack::open(&mut ebpf, config.ct_tcp_entries.max(config.ct_any_entries))?),
+            conntrack: Some(Conntrack::open(&mut ebpf)?),
             reader: Some(EventReader::new(
                 rings(&mut ebpf)?,
                 config.lane_bytes,

@@ -12,6 +12,7 @@ mod datapath;
 mod events;
 mod load;
 mod maps;
+mod sys;
 
 pub use attach::{AttachError, Attachment, Hook};
 pub use config::{AttachMode, Config, ConfigError};
@@ -19,7 +20,7 @@ pub use datapath::Datapath;
 pub use events::{EventReader, ReaderCounts, Rejected, Tick};
 pub use load::{LoadError, RecreatedMap};
 pub use maps::MapsError;
-pub use maps::conntrack::{Connection, ConnectionKey, Conntrack};
+pub use maps::conntrack::{Connection, ConnectionKey, Conntrack, Sweep};
 pub use maps::counters::{Counters, PacketCounts};
 pub use maps::endpoints::EndpointError;
 pub use maps::policy::{ApplyError, PolicyUpdate};

@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::programs::{Program, ProgramError};
+use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::statfs::{FsType, statfs};
@@ -262,8 +262,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
         let Program::SchedClassifier(classifier) = program else {
             return Err(LoadError::NoProgram { program: name.to_owned() });
         };
-        classifier
-            .load()
+        load_program(classifier)
             .map_err(|source| LoadError::Program { program: name.to_owned(), source: Box::new(source) })?;
     }
     for name in PROGRAMS {
@@ -272,6 +271,21 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
         }
     }
     Ok(())
+}
+
+/// The verifier gives up with EAGAIN when the thread gets a signal meanwhile.
+fn load_program(classifier: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let was_interrupted = |error: &ProgramError| {
+        matches!(error, ProgramError::LoadError { io_error, .. }
+            if io_error.raw_os_error() == Some(libc::EAGAIN))
+    };
+    for _ in 1..LOAD_TRIES {
+        match classifier.load() {
+            Err(error) if was_interrupted(&error) => (),
+            result => return result,
+        }
+    }
+    classifier.load()
 }
 
 /// Kernels before 5.11 charge maps to this limit.
@@ -319,6 +333,7 @@ const PROGRAMS: [&str; 6] = [
     names::TO_HOST,
 ];
 const PINNED: &str = "(pinned)";
+const LOAD_TRIES: u32 = 10;
 const LOG_LINES: usize = 40;
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPFFS: FsType = FsType(0xcafe_4a11);

@@ -10,8 +10,10 @@ use tempfile::TempDir;
 use super::*;
 
 mod attaching;
+mod connections;
 mod policies;
 mod restarts;
+mod traffic;
 
 /// A BPF file system that goes with the test.
 struct Pins(TempDir);

@@ -1,15 +1,20 @@
 //! The connection tables.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 
-use aya::maps::{HashMap, Map, MapData, MapError};
-use aya::{Ebpf, Pod};
-use specola_datapath_common::conntrack::{CtKey4, CtKey6, CtValue};
-use specola_datapath_common::{names, proto};
+use aya::Ebpf;
+use aya::maps::{HashMap, IterableMap, MapData, MapError};
+use specola_datapath_common::conntrack::{
+    CtKey4, CtKey6, CtValue, NO_SLOT, SIDE_INITIATOR, SIDE_RESPONDER, lifetime_of, state,
+};
+use specola_datapath_common::event::{self, Event, ct_state, kind, lane, point};
+use specola_datapath_common::{IPV4, IPV6, direction, names, proto, v4_mapped};
 
 use super::endpoints::is_not_found;
-use super::plain::Plain;
-use super::{MapsError, take};
+use super::plain::{Abi, Plain};
+use super::{MapsError, take_as};
+use crate::sys;
 
 /// Which connection: the pair (address, port) that compares lower comes first.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -59,39 +64,127 @@ impl Connection {
         let [low, high] = self.key.ends();
         if self.value.initiator == 0 { [low, high] } else { [high, low] }
     }
+
+    /// Whether the connection is over at a moment (time since boot, ns): nothing was seen of it for its lifetime.
+    pub fn is_expired(&self, now_ns: u64) -> bool {
+        let lifetime_ns = lifetime_of(self.key.proto(), self.value.state) * 1_000_000;
+        now_ns.saturating_sub(self.value.last_seen_ns) > lifetime_ns
+    }
+
+    /// The record that closes a connection which nobody saw end, as the programs would have written it, with final
+    /// counters. Identities are 0 and endpoint ids are 0: the caller knows them by address and slot.
+    pub fn close_event(&self, now_ns: u64) -> Event {
+        let [initiator, responder] = self.ends();
+        let (is_local, value) = (|side: usize| self.slot(side) != NO_SLOT, &self.value);
+        let at_responder = is_local(SIDE_RESPONDER) || !is_local(SIDE_INITIATOR);
+        let (side, way, obs_point) = if at_responder {
+            (SIDE_RESPONDER, direction::INGRESS, point::TO_ENDPOINT)
+        } else {
+            (SIDE_INITIATOR, direction::EGRESS, point::TO_STACK)
+        };
+        let has_ports = matches!(self.key.proto(), proto::TCP | proto::UDP | proto::SCTP);
+        let port = |port| if has_ports { port } else { 0 };
+        Event {
+            kind: kind::TRACE,
+            lane: lane::TRACE,
+            obs_point,
+            flags: event::flags::CLOSE | event::flags::COUNTERS | event::flags::BY_AGENT,
+            boot_ns: now_ns,
+            endpoint_slot: if is_local(side) { self.slot(side) } else { 0 },
+            ip_version: if initiator.0.is_ipv4() { IPV4 } else { IPV6 },
+            proto: self.key.proto(),
+            src_addr: wire(initiator.0),
+            dst_addr: wire(responder.0),
+            src_port: port(initiator.1),
+            dst_port: port(responder.1),
+            ct_state: ct_state::ESTABLISHED,
+            direction: way,
+            packets_fwd: value.packets[SIDE_INITIATOR],
+            packets_rev: value.packets[SIDE_RESPONDER],
+            bytes_fwd: value.bytes[SIDE_INITIATOR],
+            bytes_rev: value.bytes[SIDE_RESPONDER],
+            created_ns: value.created_ns,
+            ..Event::zeroed()
+        }
+    }
+
+    /// Slot of the endpoint at a side, if its policy decided.
+    fn slot(&self, side: usize) -> u16 {
+        let side = &self.value.sides[side];
+        if side.stamp == 0 || side.slot == 0 { NO_SLOT } else { side.slot }
+    }
+}
+
+/// What a sweep found.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sweep {
+    /// Connections that stay.
+    pub present: u64,
+    /// Entries removed because they were over.
+    pub removed: u64,
+    /// Those among the removed whose end nobody had reported.
+    pub closed: u64,
 }
 
 /// The four connection tables: by address family, TCP apart from the rest.
 #[derive(Debug)]
 pub struct Conntrack {
-    v4: [HashMap<MapData, Plain<CtKey4>, Plain<CtValue>>; 2],
-    v6: [HashMap<MapData, Plain<CtKey6>, Plain<CtValue>>; 2],
-    /// More keys than this in one walk of a table mean that the walk began anew.
-    steps: usize,
+    v4: [Table<CtKey4>; 2],
+    v6: [Table<CtKey6>; 2],
 }
 
 impl Conntrack {
-    pub(crate) fn open(ebpf: &mut Ebpf, largest: u32) -> Result<Self, MapsError> {
+    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
         Ok(Self {
-            v4: [table(ebpf, names::CT4_TCP)?, table(ebpf, names::CT4_ANY)?],
-            v6: [table(ebpf, names::CT6_TCP)?, table(ebpf, names::CT6_ANY)?],
-            steps: 2 * largest as usize,
+            v4: [Table(take_as(ebpf, names::CT4_TCP)?), Table(take_as(ebpf, names::CT4_ANY)?)],
+            v6: [Table(take_as(ebpf, names::CT6_TCP)?), Table(take_as(ebpf, names::CT6_ANY)?)],
         })
     }
 
-    /// Shows every connection to `visit`, in no order. Connections that come or go meanwhile may be seen, missed or,
-    /// rarely, seen twice.
+    /// Shows every connection to `visit`, in no order. One that comes or goes meanwhile may be missed.
     ///
     /// # Errors
     /// The kernel refused to read a table.
     pub fn for_each(&self, mut visit: impl FnMut(Connection)) -> Result<(), MapsError> {
         for table in &self.v4 {
-            self.walk(table, |key, value| visit(Connection { key: ConnectionKey::V4(key), value }))?;
+            table.for_each(|key, value| visit(Connection { key: ConnectionKey::V4(key), value }))?;
         }
         for table in &self.v6 {
-            self.walk(table, |key, value| visit(Connection { key: ConnectionKey::V6(key), value }))?;
+            table.for_each(|key, value| visit(Connection { key: ConnectionKey::V6(key), value }))?;
         }
         Ok(())
+    }
+
+    /// Removes connections that are over at `now_ns` (time since boot). `closed` gets those whose end nobody reported,
+    /// with their final counters; see [`Connection::close_event`].
+    ///
+    /// # Errors
+    /// The kernel refused to read or change a table; what was removed until then was shown.
+    pub fn sweep(&mut self, now_ns: u64, mut closed: impl FnMut(Connection)) -> Result<Sweep, MapsError> {
+        let mut sweep = Sweep::default();
+        let mut expired = Vec::new();
+        self.for_each(|connection| {
+            if connection.is_expired(now_ns) {
+                expired.push(connection.key);
+            } else {
+                sweep.present += 1;
+            }
+        })?;
+        for key in expired {
+            let Some(value) = self.take(&key)? else { continue };
+            let connection = Connection { key, value };
+            if !connection.is_expired(now_ns) && self.put_back(&connection)? {
+                // A packet came between the look and the removal.
+                sweep.present += 1;
+                continue;
+            }
+            sweep.removed += 1;
+            if value.state != state::CLOSED {
+                sweep.closed += 1;
+                closed(connection);
+            }
+        }
+        Ok(sweep)
     }
 
     /// What is known of a connection.
@@ -99,10 +192,9 @@ impl Conntrack {
     /// # Errors
     /// The kernel refused to read the table.
     pub fn lookup(&self, key: &ConnectionKey) -> Result<Option<CtValue>, MapsError> {
-        let is_tcp = key.proto() == proto::TCP;
         let found = match key {
-            ConnectionKey::V4(key) => self.v4[table_of(is_tcp)].get(&Plain(*key), 0),
-            ConnectionKey::V6(key) => self.v6[table_of(is_tcp)].get(&Plain(*key), 0),
+            ConnectionKey::V4(v4) => self.v4[index(key)].0.get(&Plain(*v4), 0),
+            ConnectionKey::V6(v6) => self.v6[index(key)].0.get(&Plain(*v6), 0),
         };
         match found {
             Ok(Plain(value)) => Ok(Some(value)),
@@ -111,60 +203,73 @@ impl Conntrack {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn insert(&mut self, key: &ConnectionKey, value: &CtValue) -> Result<(), MapError> {
-        let is_tcp = key.proto() == proto::TCP;
-        match key {
-            ConnectionKey::V4(key) => self.v4[table_of(is_tcp)].insert(Plain(*key), Plain(*value), 0),
-            ConnectionKey::V6(key) => self.v6[table_of(is_tcp)].insert(Plain(*key), Plain(*value), 0),
-        }
-    }
-
-    /// Forgets a connection. Gives whether it was known.
+    /// Removes a connection and gives what was known of it at that moment.
     ///
     /// # Errors
     /// The kernel refused to change the table.
-    pub fn remove(&mut self, key: &ConnectionKey) -> Result<bool, MapsError> {
-        let is_tcp = key.proto() == proto::TCP;
-        let removed = match key {
-            ConnectionKey::V4(key) => self.v4[table_of(is_tcp)].remove(&Plain(*key)),
-            ConnectionKey::V6(key) => self.v6[table_of(is_tcp)].remove(&Plain(*key)),
+    pub fn take(&mut self, key: &ConnectionKey) -> Result<Option<CtValue>, MapsError> {
+        let taken = match key {
+            ConnectionKey::V4(v4) => sys::take(self.v4[index(key)].0.map().fd().as_fd(), v4),
+            ConnectionKey::V6(v6) => sys::take(self.v6[index(key)].0.map().fd().as_fd(), v6),
         };
-        match removed {
+        taken.map_err(|error| MapsError::kernel(NAME, "remove a connection")(MapError::IoError(error)))
+    }
+
+    /// Enters a connection unless there is one of this key by now.
+    fn put_back(&mut self, connection: &Connection) -> Result<bool, MapsError> {
+        let entered = match (connection.key, Plain(connection.value)) {
+            (ConnectionKey::V4(key), value) => {
+                self.v4[index(&connection.key)].0.insert(Plain(key), value, NO_EXIST)
+            }
+            (ConnectionKey::V6(key), value) => {
+                self.v6[index(&connection.key)].0.insert(Plain(key), value, NO_EXIST)
+            }
+        };
+        match entered {
             Ok(()) => Ok(true),
-            Err(error) if is_not_found(&error) => Ok(false),
-            Err(error) => Err(MapsError::kernel(NAME, "remove a connection")(error)),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
+                Ok(false)
+            }
+            Err(error) => Err(MapsError::kernel(NAME, "put a connection back")(error)),
         }
     }
 
-    fn walk<K: Copy>(
-        &self,
-        table: &HashMap<MapData, Plain<K>, Plain<CtValue>>,
-        mut visit: impl FnMut(K, CtValue),
-    ) -> Result<(), MapsError>
-    where
-        Plain<K>: Pod,
-    {
-        // A key that vanishes under the walk sends it back to the start, so its length is bounded here.
-        for entry in table.iter().take(self.steps) {
-            let (Plain(key), Plain(value)) = entry.map_err(MapsError::kernel(NAME, "list connections"))?;
-            visit(key, value);
+    #[cfg(test)]
+    pub(crate) fn insert(&mut self, connection: &Connection) -> bool {
+        self.put_back(connection).unwrap()
+    }
+}
+
+/// One table.
+#[derive(Debug)]
+struct Table<K>(HashMap<MapData, Plain<K>, Plain<CtValue>>);
+
+impl<K: Abi + Default> Table<K> {
+    fn for_each(&self, mut visit: impl FnMut(K, CtValue)) -> Result<(), MapsError> {
+        let failed = |error| MapsError::kernel(NAME, "list connections")(MapError::IoError(error));
+        let mut chunks = sys::Chunks::<K, CtValue>::new(self.0.map().fd().as_fd());
+        while let Some((keys, values)) = chunks.next_chunk().map_err(failed)? {
+            for (Plain(key), Plain(value)) in keys.iter().zip(values) {
+                visit(*key, *value);
+            }
         }
         Ok(())
     }
 }
 
-fn table<K>(ebpf: &mut Ebpf, name: &'static str) -> Result<HashMap<MapData, K, Plain<CtValue>>, MapsError>
-where
-    K: Pod,
-    HashMap<MapData, K, Plain<CtValue>>: TryFrom<Map, Error = MapError>,
-{
-    take(ebpf, name)?.try_into().map_err(MapsError::kernel(name, "open"))
+/// Which of two tables holds a connection.
+fn index(key: &ConnectionKey) -> usize {
+    usize::from(key.proto() != proto::TCP)
 }
 
-fn table_of(is_tcp: bool) -> usize {
-    usize::from(!is_tcp)
+fn wire(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => v4_mapped(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
 }
 
 /// Name of the tables in error messages.
 const NAME: &str = "SP_CT*";
+/// `BPF_NOEXIST`.
+const NO_EXIST: u64 = 1;
