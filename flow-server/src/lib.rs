@@ -14,11 +14,13 @@
 mod clock;
 mod convert;
 mod ledger;
+mod metrics;
 mod namespaces;
 mod observer;
 mod pipeline;
 mod serve;
 mod shared;
+mod streams;
 
 pub use clock::Clock;
 pub use convert::BadRecord;
@@ -27,3 +29,4 @@ pub use observer::ObserverService;
 pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};
 pub use serve::{ListenConfig, Listeners, ServeError};
 pub use shared::{Config, FlowServer, FlowStatus, flow_server};
+pub use streams::StreamCounts;

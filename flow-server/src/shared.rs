@@ -12,6 +12,7 @@ use crate::{
     ledger::{Ledger, LedgerCounts},
     namespaces::Namespaces,
     pipeline::{AgentEvents, Pipeline},
+    streams::{StreamCounts, Streams},
 };
 
 /// How the flow server is set up.
@@ -61,6 +62,7 @@ pub fn flow_server(
         head,
         ledger: Ledger::default(),
         namespaces: Namespaces::default(),
+        streams: Streams::default(),
     });
     let agent_events = AgentEvents::new(agent_sender, Arc::clone(&shared));
     let pipeline = Pipeline::new(Arc::clone(&shared), ring_writer, head_sender, agent_receiver);
@@ -80,6 +82,7 @@ pub(crate) struct Shared {
     pub(crate) head: watch::Receiver<u64>,
     pub(crate) ledger: Ledger,
     pub(crate) namespaces: Namespaces,
+    pub(crate) streams: Streams,
 }
 
 /// The answering side. Cheap to clone.
@@ -106,6 +109,8 @@ pub struct FlowStatus {
     pub uptime_ns: u64,
     /// The pipeline's counters.
     pub ledger: LedgerCounts,
+    /// What happened to flows in observers' streams.
+    pub streams: StreamCounts,
 }
 
 impl FlowServer {
@@ -123,6 +128,7 @@ impl FlowServer {
             rate: flows_rate(&shared.ring, now_ns),
             uptime_ns: now_ns.saturating_sub(shared.started_ns),
             ledger: shared.ledger.counts(),
+            streams: shared.streams.counts(),
         }
     }
 

@@ -301,6 +301,11 @@ async fn a_lapped_reader_is_told_the_exact_number() {
     assert_eq!(lost.num_events_lost + got.len() as u64, 100);
     assert_eq!(got, ((101 - got.len() as u64)..=100).collect::<Vec<_>>());
     assert!(!got.is_empty() && got.len() <= 8);
+    let streams = bed.server.status().streams;
+    assert_eq!(
+        (streams.open, streams.delivered, streams.lost),
+        (1, 1 + got.len() as u64, lost.num_events_lost)
+    );
 }
 
 #[tokio::test]
@@ -512,6 +517,9 @@ async fn filters_work_over_the_wire() {
     ] {
         assert_eq!(bed.all(request).await.len(), expected);
     }
+    // Four answers over three flows each.
+    let streams = bed.server.status().streams;
+    assert_eq!((streams.open, streams.delivered, streams.filtered, streams.lost), (0, 6, 6, 0));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::{request::FlowsQuery, start::start};
-use crate::shared::Shared;
+use crate::{shared::Shared, streams::StreamMeter};
 
 /// A follower that asked for an end gets flows that arrive out of order for this long after it.
 const UNTIL_SLACK_NS: u64 = 2 * SECOND_NS;
@@ -36,6 +36,7 @@ pub(super) struct FlowStream {
     /// Flows still to be sent; `None` = any number.
     remaining: Option<u64>,
     losses: Losses,
+    meter: StreamMeter,
     node: Arc<NodeInfo>,
     node_name: String,
     is_done: bool,
@@ -45,6 +46,7 @@ pub(super) struct FlowStream {
 enum Step {
     Answer(Box<GetFlowsResponse>),
     Skipped,
+    Lost,
     Wait,
     End,
 }
@@ -62,6 +64,7 @@ impl FlowStream {
             end: (!query.follow).then_some(head),
             remaining: query.number.filter(|_| !query.follow),
             losses: Losses::default(),
+            meter: StreamMeter::open(Arc::clone(&shared)),
             node_name: node.absolute_name(),
             node,
             is_done: false,
@@ -86,11 +89,13 @@ impl FlowStream {
             match self.advance() {
                 Ok(Step::Answer(answer)) => return Some(Ok(*answer)),
                 Ok(Step::Skipped) => {
+                    self.meter.pass_over();
                     looked_at += 1;
                     if looked_at % TURN == 0 {
                         tokio::task::yield_now().await;
                     }
                 }
+                Ok(Step::Lost) => {}
                 Ok(Step::Wait) => self.wait().await,
                 Ok(Step::End) => self.is_done = true,
                 Err(status) => return Some(Err(status)),
@@ -113,7 +118,8 @@ impl FlowStream {
                 // What came after the request was never asked for.
                 let asked = Lost { from: lost.from, to: lost.to.min(end) };
                 self.losses.add(asked.count(), self.shared.config.clock.now_ns());
-                Ok(Step::Skipped)
+                self.meter.lose(asked.count());
+                Ok(Step::Lost)
             }
             Next::Pending if self.query.follow => Ok(Step::Wait),
             Next::Pending => Ok(Step::End),
@@ -135,6 +141,7 @@ impl FlowStream {
             return Ok(Step::Skipped);
         }
         let message = self.flow_message(&view)?;
+        self.meter.deliver();
         if let Some(remaining) = &mut self.remaining {
             *remaining -= 1;
         }
@@ -187,6 +194,7 @@ impl FlowStream {
 
     /// Sleeps until there may be something to do: a flow, a loss to tell, the end.
     async fn wait(&mut self) {
+        self.meter.flush();
         let now_ns = self.shared.config.clock.now_ns();
         if self.query.until_ns.is_some_and(|until_ns| now_ns > until_ns.saturating_add(UNTIL_SLACK_NS)) {
             self.is_done = true;

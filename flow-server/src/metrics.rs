@@ -1,0 +1,100 @@
+//! The flow server's own metrics, read from its counters at each scrape.
+
+use std::fmt;
+
+use specola_telemetry::prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use crate::shared::{FlowServer, FlowStatus};
+
+impl FlowServer {
+    /// Adds the metrics `flow_*` to a registry.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(FlowMetrics { server: self.clone() }));
+    }
+}
+
+#[derive(Debug)]
+struct FlowMetrics {
+    server: FlowServer,
+}
+
+impl Collector for FlowMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let status = self.server.status();
+        for (name, help, read) in COUNTERS {
+            let counter = ConstCounter::new(read(&status));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        for (name, help, read) in GAUGES {
+            let gauge = ConstGauge::new(read(&status));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let mut rejected = encoder.encode_descriptor(
+            "flow_records_rejected",
+            "Event records that gave no flow",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, count) in &status.ledger.rejected {
+            let counter = ConstCounter::new(*count);
+            counter.encode(rejected.encode_family(&[("reason", *reason)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Name, help, value.
+type Reading<T> = (&'static str, &'static str, fn(&FlowStatus) -> T);
+
+const COUNTERS: [Reading<u64>; 9] = [
+    ("flow_records_consumed", "Event records taken from the kernel", |status| status.ledger.consumed),
+    ("flow_agent_events", "Events taken from other parts of the agent", |status| status.ledger.agent),
+    ("flow_agent_events_refused", "Events refused because the pipeline's queue was full", |status| {
+        status.ledger.agent_refused
+    }),
+    ("flow_expanded", "Flows beyond one per record", |status| status.ledger.expanded),
+    ("flow_pushed", "Flows written into the ring", |status| status.ledger.pushed),
+    ("flow_overwritten", "Flows that newer ones overwrote in the ring", |status| status.overwritten),
+    ("flow_delivered", "Flows sent to observers", |status| status.streams.delivered),
+    ("flow_filtered", "Flows that observers did not ask for", |status| status.streams.filtered),
+    ("flow_lost", "Flows that observers were too slow for", |status| status.streams.lost),
+];
+
+const GAUGES: [Reading<u64>; 3] = [
+    ("flow_held", "Flows in the ring", |status| status.held),
+    ("flow_capacity", "Flows that the ring can hold", |status| status.capacity),
+    ("flow_streams", "Open observer streams", |status| status.streams.open),
+];
+
+#[cfg(test)]
+mod tests {
+    use specola_directory::directory;
+    use specola_flow::{InstanceId, NodeInfo};
+    use specola_telemetry::Metrics;
+
+    use crate::{Config, flow_server};
+
+    #[test]
+    fn every_counter_is_scraped() {
+        let (pipeline, server) =
+            flow_server(Config::new(InstanceId::new(1), "1"), directory(NodeInfo::default()).1).unwrap();
+        pipeline.reject("size", 2);
+        let metrics = Metrics::new();
+        metrics.register(|registry| server.register_metrics(registry));
+        let text = metrics.encode().unwrap();
+        for line in [
+            "specola_flow_records_consumed_total 2",
+            "specola_flow_records_rejected_total{reason=\"size\"} 2",
+            "specola_flow_capacity 4096",
+            "specola_flow_streams 0",
+            "specola_flow_lost_total 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+}
