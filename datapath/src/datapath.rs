@@ -23,7 +23,7 @@ use crate::maps::counters::{Counters, PacketCounts};
 use crate::maps::endpoints::{self, EndpointError, EndpointTable};
 use crate::maps::ipcache::Ipcache;
 use crate::maps::policy::{ApplyError, PolicyMaps, PolicyUpdate};
-use crate::maps::words::Words;
+use crate::maps::words::{Positions, Words};
 use crate::maps::{MapsError, take, take_as};
 
 /// Loaded programs with their maps.
@@ -38,6 +38,7 @@ pub struct Datapath {
     ipcache: Ipcache,
     node: NodeEpoch,
     counters: Counters,
+    backlogs: [Positions; lane::COUNT],
     conntrack: Option<Conntrack>,
     reader: Option<EventReader>,
     ledger: Ledger,
@@ -54,7 +55,15 @@ impl Datapath {
     /// # Errors
     /// No BPF file system, no right to load programs, a kernel that refuses them, or a setting out of range.
     pub fn load(config: &Config) -> Result<Self, LoadError> {
-        let load::Loaded { mut ebpf, recreated, policy, pins } = load::load(config)?;
+        let mut loaded = load::maps(config)?;
+        load::programs(&mut loaded.ebpf)?;
+        Self::assemble(config, loaded)
+    }
+
+    fn assemble(config: &Config, loaded: load::Loaded) -> Result<Self, LoadError> {
+        let load::Loaded { mut ebpf, recreated, policy, pins } = loaded;
+        let rings = rings(&mut ebpf)?;
+        let backlogs = backlogs(&rings)?;
         let ledger = Ledger::open(&pins.map(READER_PIN))?;
         let mut datapath = Self {
             attacher: Attacher::new(config.attach, pins.links()),
@@ -64,12 +73,8 @@ impl Datapath {
             node: NodeEpoch::open(&mut ebpf)?,
             counters: Counters::open(&mut ebpf)?,
             conntrack: Some(Conntrack::open(&mut ebpf)?),
-            reader: Some(EventReader::new(
-                rings(&mut ebpf)?,
-                config.lane_bytes,
-                ledger.clone(),
-                pins.clone(),
-            )),
+            backlogs,
+            reader: Some(EventReader::new(rings, config.lane_bytes, ledger.clone(), pins.clone())),
             ledger,
             ebpf,
             recreated,
@@ -100,7 +105,8 @@ impl Datapath {
         self.attacher.mode()
     }
 
-    /// Attaches to the host side of a pod's veth pair, in this thread's network namespace.
+    /// Attaches to the host side of a pod's veth pair, in this thread's network namespace. Repeating it does no harm
+    /// and repairs what somebody removed; the same holds for the other kinds of interface.
     ///
     /// # Errors
     /// No such interface, or the kernel refuses.
@@ -282,6 +288,11 @@ impl Datapath {
         self.counters.lanes()
     }
 
+    /// Bytes that wait in each lane, with the header of 8 bytes that each record has; indexed by [`lane`].
+    pub fn lane_backlogs(&self) -> [u64; lane::COUNT] {
+        self.backlogs.each_ref().map(Positions::backlog)
+    }
+
     /// What readers took out of the lanes since the maps were made, also those of earlier processes.
     pub fn reader_counts(&self) -> ReaderCounts {
         let (consumed, rejected) = self.ledger.read();
@@ -328,6 +339,15 @@ impl NodeEpoch {
 fn rings(ebpf: &mut Ebpf) -> Result<[RingBuf<MapData>; lane::COUNT], MapsError> {
     let [deny, allow, trace] = load::LANES;
     Ok([take_as(ebpf, deny)?, take_as(ebpf, allow)?, take_as(ebpf, trace)?])
+}
+
+fn backlogs(rings: &[RingBuf<MapData>; lane::COUNT]) -> Result<[Positions; lane::COUNT], MapsError> {
+    let [deny, allow, trace] = rings;
+    let open = |ring: &RingBuf<MapData>, name| {
+        Words::map_positions(ring.as_fd()).map_err(|source| MapsError::Mmap { name, source })
+    };
+    let [deny_name, allow_name, trace_name] = load::LANES;
+    Ok([open(deny, deny_name)?, open(allow, allow_name)?, open(trace, trace_name)?])
 }
 
 const READER_PIN: &str = "SP_READER";

@@ -181,15 +181,15 @@ impl Pins {
     }
 }
 
-/// Loads maps and programs. Maps that are pinned with the wanted layout are reused with their content.
-pub(crate) fn load(config: &Config) -> Result<Loaded, LoadError> {
+/// Makes maps and readies programs for the verifier. Maps that are pinned with the wanted layout are reused with their
+/// content.
+pub(crate) fn maps(config: &Config) -> Result<Loaded, LoadError> {
     config.check()?;
     raise_memlock();
     let pins = Pins::create(config)?;
     let definitions = Definitions::parse(OBJECT, &sizes(config))?;
     let recreated = drop_other_layouts(&definitions, &pins)?;
-    let mut ebpf = load_maps(config, &definitions, &pins)?;
-    load_programs(&mut ebpf)?;
+    let ebpf = load_maps(config, &definitions, &pins)?;
     let policy = definitions.outer_policy().ok_or(MapsError::Missing { name: names::POLICY })?;
     Ok(Loaded { ebpf, recreated, policy, pins })
 }
@@ -257,7 +257,8 @@ fn load_maps(config: &Config, definitions: &Definitions, pins: &Pins) -> Result<
     loader.load(OBJECT).map_err(|source| LoadError::Maps { source: Box::new(source) })
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+/// Gives the programs to the kernel.
+pub(crate) fn programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     for (name, program) in ebpf.programs_mut() {
         let Program::SchedClassifier(classifier) = program else {
             return Err(LoadError::NoProgram { program: name.to_owned() });

@@ -36,9 +36,14 @@ impl Pins {
         }
     }
 
+    /// Maps without programs, which take the verifier a while.
     fn load(&self) -> Datapath {
-        Datapath::load(&self.config()).unwrap_or_else(|error| panic!("{error}"))
+        load_maps(&self.config()).unwrap_or_else(|error| panic!("{error}"))
     }
+}
+
+fn load_maps(config: &Config) -> Result<Datapath, LoadError> {
+    Datapath::assemble(config, load::maps(config)?)
 }
 
 impl Drop for Pins {

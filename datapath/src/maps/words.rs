@@ -1,11 +1,11 @@
-//! Memory of an array map, mapped into this process and accessed as atomic words.
+//! Memory of a map, mapped into this process and accessed as atomic words.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A shared mapping of an array map's values.
+/// A shared mapping of an array map's values, or of a ring buffer's positions.
 ///
 /// The kernel programs see every store at once, and an aligned word is never seen half-written.
 #[derive(Debug)]
@@ -23,18 +23,23 @@ unsafe impl Sync for Words {}
 impl Words {
     /// Maps the first `bytes` bytes of an mmapable array map (`bytes` a multiple of 8).
     pub(crate) fn map(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        Self::map_as(map, bytes, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// Maps the two pages of a ring buffer that hold the consumer's and the producer's position; they can only be
+    /// loaded.
+    pub(crate) fn map_positions(ring: BorrowedFd<'_>) -> io::Result<Positions> {
+        let page = usize::try_from(crate::config::page_size()).map_err(io::Error::other)?;
+        let words = Self::map_as(ring, 2 * page, libc::PROT_READ)?;
+        Ok(Positions { words, producer: page / size_of::<u64>() })
+    }
+
+    fn map_as(map: BorrowedFd<'_>, bytes: usize, protection: libc::c_int) -> io::Result<Self> {
         let page = usize::try_from(crate::config::page_size()).map_err(io::Error::other)?;
         let mapped_bytes = bytes.next_multiple_of(page);
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing of ours.
         let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                mapped_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), mapped_bytes, protection, libc::MAP_SHARED, map.as_raw_fd(), 0)
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -52,6 +57,23 @@ impl Words {
         // SAFETY: inside the mapping (checked above), which is page aligned, lives as long as `self`, and whose memory
         // is zeroed integers; `AtomicU64` accepts every bit pattern and concurrent access by the kernel.
         unsafe { self.start.add(index).as_ref() }
+    }
+}
+
+/// Positions of a ring buffer.
+#[derive(Debug)]
+pub(crate) struct Positions {
+    words: Words,
+    /// Index of the word that holds the producer's position.
+    producer: usize,
+}
+
+impl Positions {
+    /// Bytes that the programs wrote and nobody consumed, with record headers.
+    pub(crate) fn backlog(&self) -> u64 {
+        // The consumer first: it never overtakes the producer.
+        let consumed = self.words.word(0).load(Ordering::Acquire);
+        self.words.word(self.producer).load(Ordering::Acquire).wrapping_sub(consumed)
     }
 }
 

@@ -62,7 +62,7 @@ fn a_pin_of_another_layout_begins_anew_and_is_named() {
     datapath.add_endpoint(1, &endpoint(7, 40)).unwrap();
     drop(datapath);
 
-    let datapath = Datapath::load(&Config { ct_tcp_entries: 2048, ..pins.config() }).unwrap();
+    let datapath = load_maps(&Config { ct_tcp_entries: 2048, ..pins.config() }).unwrap();
     let names: Vec<_> = datapath.recreated().iter().map(|map| map.name.as_str()).collect();
     assert_eq!(names, [names::CT4_TCP, names::CT6_TCP]);
     assert_eq!(datapath.recreated()[0].difference, "entries 1024, wanted 2048");
@@ -73,7 +73,7 @@ fn a_pin_of_another_layout_begins_anew_and_is_named() {
     let pin = pins.config().pin_dir.join(format!("{}@{}", names::IFINDEX_SLOT, crate::abi::LAYOUT_VERSION));
     std::fs::remove_file(&pin).unwrap();
     aya::maps::HashMap::<_, u64, u64>::create(8, 0).unwrap().pin(&pin).unwrap();
-    let mut datapath = Datapath::load(&Config { ct_tcp_entries: 2048, ..pins.config() }).unwrap();
+    let mut datapath = load_maps(&Config { ct_tcp_entries: 2048, ..pins.config() }).unwrap();
     let names: Vec<_> = datapath.recreated().iter().map(|map| map.name.as_str()).collect();
     assert_eq!(names, [names::ENDPOINTS, names::IFINDEX_SLOT, names::POLICY]);
     assert_eq!(datapath.endpoints(), []);
@@ -85,13 +85,13 @@ fn a_pin_of_another_layout_begins_anew_and_is_named() {
 fn one_process_at_a_time_holds_a_pin_directory() {
     let pins = Pins::new();
     let mut first = pins.load();
-    let error = Datapath::load(&pins.config()).unwrap_err();
+    let error = load_maps(&pins.config()).unwrap_err();
     assert!(matches!(error, LoadError::InUse { .. }), "{error}");
     // The reader counts as well: two of them would take each other's events.
     let reader = first.take_reader().unwrap();
     assert!(first.take_reader().is_none());
     drop(first);
-    assert!(matches!(Datapath::load(&pins.config()).unwrap_err(), LoadError::InUse { .. }));
+    assert!(matches!(load_maps(&pins.config()).unwrap_err(), LoadError::InUse { .. }));
     drop(reader);
     drop(pins.load());
 }
@@ -110,11 +110,11 @@ fn maps_of_other_layout_versions_are_removed_on_demand() {
 #[test]
 fn a_wrong_place_or_size_is_refused_with_a_remedy() {
     specola_testkit::require_root();
-    let error = Datapath::load(&Config::new("/proc/specola")).unwrap_err();
+    let error = load_maps(&Config::new("/proc/specola")).unwrap_err();
     assert!(matches!(error, LoadError::NotBpffs { .. }));
     assert!(error.to_string().contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
     let pins = Pins::new();
-    let error = Datapath::load(&Config { lane_bytes: [5000; 3], ..pins.config() }).unwrap_err();
+    let error = load_maps(&Config { lane_bytes: [5000; 3], ..pins.config() }).unwrap_err();
     assert!(matches!(error, LoadError::Config(ConfigError::LaneBytes { bytes: 5000, .. })), "{error}");
 }
 

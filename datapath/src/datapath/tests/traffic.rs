@@ -264,9 +264,20 @@ fn pods_keep_their_policy_while_no_process_runs() {
 
     // The next process finds what happened meanwhile.
     let mut datapath = Datapath::load(&config).unwrap();
+    assert_eq!(backlogs_by_count(&datapath), datapath.lane_backlogs());
+    assert_ne!(datapath.lane_backlogs()[usize::from(lane::DENY)], 0);
     let collector = Collector::start(&mut datapath);
     collector.wait_for("the deny of the time without a process", |event| {
         event.verdict == -i32::from(drop::POLICY_DENIED) && event.dst_port == 9001
     });
     collector.finish();
+    assert_eq!(datapath.lane_backlogs(), [0; 3]);
+    assert_eq!(backlogs_by_count(&datapath), [0; 3]);
+}
+
+/// What the counters of both sides say is in the lanes.
+fn backlogs_by_count(datapath: &Datapath) -> [u64; lane::COUNT] {
+    let (submitted, consumed) = (datapath.lane_counts().unwrap(), datapath.reader_counts().consumed);
+    let record = (size_of::<Event>() + 8) as u64;
+    std::array::from_fn(|index| (submitted[index].submitted - consumed[index]) * record)
 }
