@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use specola_labels::{CLUSTER_KEY, Family, Label, LabelSet, Requirement, Selector, SelectorKey, source};
 
+use crate::objects::{Objects, Service};
 use crate::repository::{IpFamilies, Settings};
 use crate::rule::{Entity, Peer};
 
@@ -35,7 +36,8 @@ pub fn cidr_identity_labels(prefix: IpNet, families: IpFamilies) -> LabelSet {
 }
 
 /// Selectors of one peer; none when nothing can match.
-pub(crate) fn compile_peer(peer: &Peer, settings: &Settings) -> Vec<PeerSelector> {
+pub(crate) fn compile_peer(peer: &Peer, settings: &Settings, objects: &Objects) -> Vec<PeerSelector> {
+    let cidr = |prefix, except: &[IpNet]| compile_cidr(prefix, except, settings).map(PeerSelector::Labels);
     match peer {
         Peer::Any => vec![PeerSelector::Any],
         Peer::Endpoints(selector) if selector.is_empty() => vec![PeerSelector::Any],
@@ -43,9 +45,45 @@ pub(crate) fn compile_peer(peer: &Peer, settings: &Settings) -> Vec<PeerSelector
             vec![PeerSelector::Labels(in_local_cluster(selector, settings))]
         }
         Peer::Entity(entity) => compile_entity(*entity, settings),
-        Peer::Cidr { prefix, except } => {
-            compile_cidr(*prefix, except, settings).map(PeerSelector::Labels).into_iter().collect()
+        Peer::Cidr { prefix, except } => cidr(*prefix, except).into_iter().collect(),
+        Peer::CidrGroup { groups, except } => {
+            let inside = |prefix: IpNet| -> Vec<IpNet> {
+                except.iter().filter(|net| prefix.contains(*net)).copied().collect()
+            };
+            let within_exception = |prefix: &IpNet| except.iter().any(|net| net.contains(prefix));
+            objects
+                .group_prefixes(groups)
+                .filter(|prefix| !within_exception(prefix))
+                .filter_map(|prefix| cidr(prefix, &inside(prefix)))
+                .collect()
         }
+        Peer::Service { services, namespace } => {
+            let mut selectors = Vec::new();
+            for service in objects.services(services, namespace.as_deref()) {
+                let pods = service.pods().map(|pods| in_local_cluster(&pods, settings));
+                selectors.extend(pods.map(PeerSelector::Labels));
+                selectors.extend(service.prefixes().filter_map(|prefix| cidr(prefix, &[])));
+            }
+            selectors
+        }
+        Peer::Fqdn(name) => {
+            let key = SelectorKey::new(source::FQDN, name.label().key());
+            vec![PeerSelector::Labels(Selector::new([Requirement::exists(key)]))]
+        }
+    }
+}
+
+/// Prefixes that a peer names; each needs an identity of its own.
+pub(crate) fn peer_prefixes(peer: &Peer, objects: &Objects) -> Vec<IpNet> {
+    match peer {
+        Peer::Cidr { prefix, except } => [*prefix].into_iter().chain(except.iter().copied()).collect(),
+        Peer::CidrGroup { groups, except } => {
+            objects.group_prefixes(groups).chain(except.iter().copied()).collect()
+        }
+        Peer::Service { services, namespace } => {
+            objects.services(services, namespace.as_deref()).flat_map(Service::prefixes).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -127,7 +165,9 @@ mod tests {
             except: except.iter().map(|net| net.parse().unwrap()).collect(),
         };
         let labels = cidr_identity_labels(address.parse().unwrap(), families);
-        compile_peer(&peer, &settings(families)).iter().any(|selector| selector.matches(&labels))
+        compile_peer(&peer, &settings(families), &Objects::default())
+            .iter()
+            .any(|selector| selector.matches(&labels))
     }
 
     #[test]

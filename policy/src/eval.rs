@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use specola_labels::{LabelSet, NumericIdentity};
+use specola_labels::NumericIdentity;
 
+use crate::compile::PeerSelector;
 use crate::identities::IdentityTable;
 use crate::origin::{Origin, OriginSet};
 use crate::repository::{CompiledEntry, CompiledRule, Repository};
+use crate::request::Request;
 use crate::resolve::{Enforcement, Subject, enforcement, localhost_allowed};
-use crate::rule::{L4, Port, PortMatch};
+use crate::rule::{L4, L7Rules, Port, PortMatch};
 
 /// What policy sees of a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,6 +45,18 @@ pub struct Decision {
     pub verdict: Verdict,
     /// All rules that ask for it; for [`Verdict::DefaultDeny`] those that select the endpoint.
     pub origins: OriginSet,
+    /// Which requests pass on the connection.
+    pub requests: RequestFilter,
+}
+
+/// Which requests pass on a connection that itself may pass.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum RequestFilter {
+    /// Every one: some rule allows the connection whatever is said on it.
+    #[default]
+    All,
+    /// Those that one of these lets through.
+    AnyOf(Vec<Arc<L7Rules>>),
 }
 
 /// Decides a packet of a subject.
@@ -58,10 +72,10 @@ pub fn evaluate(
     if enforcement == Enforcement::Off {
         return allow_any();
     }
-    let matching: Vec<(&CompiledEntry, bool)> = rules
+    let matching: Vec<(&CompiledEntry, Option<Arc<L7Rules>>)> = rules
         .iter()
         .flat_map(|rule| &rule.direction(packet.egress).entries)
-        .filter_map(|entry| matches(entry, subject, identities, packet).map(|redirect| (entry, redirect)))
+        .flat_map(|entry| matches(entry, subject, identities, packet).into_iter().map(move |l7| (entry, l7)))
         .collect();
     let origins_of = |deny: bool| {
         matching
@@ -78,15 +92,29 @@ pub fn evaluate(
         return decision(Verdict::Allow, origins_of(false).chain([localhost]));
     }
     if !matching.is_empty() {
-        let redirect = matching.iter().any(|(_, redirect)| *redirect);
+        let redirect = matching.iter().any(|(_, l7)| l7.is_some());
         let verdict = if redirect { Verdict::Redirect } else { Verdict::Allow };
-        return decision(verdict, origins_of(false));
+        let closed = matches!(enforcement, Enforcement::ClosedByDefault(_));
+        let filters: Option<Vec<Arc<L7Rules>>> = matching.iter().map(|(_, l7)| l7.clone()).collect();
+        // Where the direction is open by default, the proxy rejects nothing either.
+        let requests = filters.filter(|_| closed).map_or(RequestFilter::All, RequestFilter::AnyOf);
+        return Decision { requests, ..decision(verdict, origins_of(false)) };
     }
     match enforcement {
         Enforcement::ClosedByDefault(selected_by) => {
-            Decision { verdict: Verdict::DefaultDeny, origins: selected_by }
+            Decision { verdict: Verdict::DefaultDeny, origins: selected_by, requests: RequestFilter::All }
         }
         Enforcement::OpenByDefault | Enforcement::Off => allow_any(),
+    }
+}
+
+impl RequestFilter {
+    /// Whether the request passes.
+    pub fn allows(&self, request: &Request) -> bool {
+        match self {
+            Self::All => true,
+            Self::AnyOf(rules) => rules.iter().any(|rules| rules.allow(request)),
+        }
     }
 }
 
@@ -98,39 +126,38 @@ impl Verdict {
 }
 
 fn decision(verdict: Verdict, origins: impl IntoIterator<Item = Arc<Origin>>) -> Decision {
-    Decision { verdict, origins: origins.into_iter().collect() }
+    Decision { verdict, origins: origins.into_iter().collect(), requests: RequestFilter::All }
 }
 
-/// Whether the entry matches, and if so whether it sends the packet to the proxy.
+/// One element per way in which the entry matches, with the request rules of the port.
 fn matches(
     entry: &CompiledEntry,
     subject: &Subject,
     identities: &IdentityTable,
     packet: Packet,
-) -> Option<bool> {
-    let peer = NumericIdentity(packet.peer);
-    let nothing = LabelSet::empty();
-    let labels = identities.labels(peer);
+) -> Vec<Option<Arc<L7Rules>>> {
+    let labels = identities.labels(NumericIdentity(packet.peer));
     let peer_matches = entry.peers.iter().any(|selector| match labels {
         Some(labels) => selector.matches(labels),
         // An identity that is not known has no labels that a selector could match, not even by their absence.
-        None => *selector == crate::compile::PeerSelector::Any && selector.matches(&nothing),
+        None => *selector == PeerSelector::Any,
     });
     if !peer_matches {
-        return None;
+        return Vec::new();
     }
     match &entry.l4 {
-        L4::All => Some(false),
-        L4::Icmp(types) => types
-            .iter()
-            .any(|icmp| icmp.family.number() == packet.proto && u16::from(icmp.icmp_type) == packet.port)
-            .then_some(false),
-        L4::Ports(ports) => {
-            let mut hits =
-                ports.iter().filter(|port| port_matches(port, subject, identities, packet)).peekable();
-            hits.peek()?;
-            Some(!entry.deny && hits.any(|port| port.l7.is_some()))
+        L4::All => vec![None],
+        L4::Icmp(types) => {
+            let hit = types
+                .iter()
+                .any(|icmp| icmp.family.number() == packet.proto && u16::from(icmp.icmp_type) == packet.port);
+            hit.then_some(None).into_iter().collect()
         }
+        L4::Ports(ports) => ports
+            .iter()
+            .filter(|port| port_matches(port, subject, identities, packet))
+            .map(|port| port.l7.clone())
+            .collect(),
     }
 }
 

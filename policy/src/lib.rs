@@ -11,8 +11,10 @@ pub mod eval;
 mod icmp;
 mod identities;
 mod map_state;
+mod objects;
 mod origin;
 mod repository;
+pub mod request;
 mod resolve;
 pub mod rule;
 mod yaml;
@@ -25,6 +27,7 @@ pub use identities::{IdentityTable, NamedPorts};
 pub use map_state::{
     Diff, Entry, Key, MapState, PRECEDENCE_ALLOW, PRECEDENCE_DENY, PRECEDENCE_LOCALHOST, PRECEDENCE_REDIRECT,
 };
+pub use objects::{CidrGroup, Service};
 pub use origin::{Origin, OriginKind, OriginSet, Section};
 pub use repository::{AllowLocalhost, IpFamilies, Mode, Repository, Settings, StoredPolicy};
 pub use resolve::{EndpointPolicy, ResolveError, Subject, resolve};

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use specola_labels::{Family, LabelSet};
 
-use crate::compile::{PeerSelector, compile_peer};
+use crate::compile::{PeerSelector, compile_peer, peer_prefixes};
+use crate::objects::{CidrGroup, Objects, Service};
 use crate::origin::{Origin, Section};
-use crate::rule::{L4, Peer, PolicyObject, PolicyRef, Rule, RuleSubject};
+use crate::rule::{DnsRule, L4, Peer, PolicyObject, PolicyRef, Rule, RuleSubject};
 
 /// What the engine needs to know of the cluster.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -70,6 +71,7 @@ pub struct Repository {
     settings: Settings,
     revision: u64,
     policies: BTreeMap<PolicyRef, StoredPolicy>,
+    objects: Objects,
 }
 
 /// A policy with the revision of its last change.
@@ -111,7 +113,7 @@ pub(crate) struct CompiledEntry {
 impl Repository {
     /// An empty repository at revision 1.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, revision: 1, policies: BTreeMap::new() }
+        Self { settings, revision: 1, policies: BTreeMap::new(), objects: Objects::default() }
     }
 
     /// Adds a policy or replaces the one of the same name, and returns the revision that holds it.
@@ -125,7 +127,7 @@ impl Repository {
             return stored.revision;
         }
         self.revision += 1;
-        let rules = compile_object(&object, self.revision, &self.settings);
+        let rules = compile_object(&object, self.revision, &self.settings, &self.objects);
         self.policies
             .insert(object.reference.clone(), StoredPolicy { object, revision: self.revision, rules });
         self.revision
@@ -136,6 +138,30 @@ impl Repository {
         self.policies.remove(reference)?;
         self.revision += 1;
         Some(self.revision)
+    }
+
+    /// Adds or replaces a group of prefixes, and returns the revision that holds it.
+    pub fn upsert_cidr_group(&mut self, group: CidrGroup) -> u64 {
+        let changed = self.objects.set_group(group);
+        self.objects_changed(changed)
+    }
+
+    /// Removes a group of prefixes and returns the revision without it.
+    pub fn remove_cidr_group(&mut self, name: &str) -> u64 {
+        let changed = self.objects.remove_group(name);
+        self.objects_changed(changed)
+    }
+
+    /// Adds or replaces a service, and returns the revision that holds it.
+    pub fn upsert_service(&mut self, service: Service) -> u64 {
+        let changed = self.objects.set_service(service);
+        self.objects_changed(changed)
+    }
+
+    /// Removes a service and returns the revision without it.
+    pub fn remove_service(&mut self, namespace: &str, name: &str) -> u64 {
+        let changed = self.objects.remove_service(namespace, name);
+        self.objects_changed(changed)
     }
 
     /// Number of the last change, from 1.
@@ -172,13 +198,40 @@ impl Repository {
     /// [`crate::cidr_identity_labels`]) before the policies are enforced. Prefixes of length 0 are left out: they are
     /// the world.
     pub fn prefixes(&self) -> BTreeSet<IpNet> {
-        let rules = self.iter().flat_map(|stored| &stored.object.rules);
-        rules
-            .flat_map(|rule| &rule.entries)
-            .flat_map(|entry| &entry.peers)
-            .flat_map(peer_prefixes)
+        self.peers()
+            .flat_map(|peer| peer_prefixes(peer, &self.objects))
             .filter(|prefix| prefix.prefix_len() > 0)
             .collect()
+    }
+
+    /// Names and patterns of DNS that some policy selects by. An address that DNS gave for a matching name needs an
+    /// identity with [`DnsRule::label`].
+    pub fn dns_selectors(&self) -> Vec<&DnsRule> {
+        let mut selectors: Vec<&DnsRule> = Vec::new();
+        for peer in self.peers() {
+            if let Peer::Fqdn(name) = peer
+                && !selectors.contains(&name)
+            {
+                selectors.push(name);
+            }
+        }
+        selectors
+    }
+
+    fn peers(&self) -> impl Iterator<Item = &Peer> {
+        let rules = self.iter().flat_map(|stored| &stored.object.rules);
+        rules.flat_map(|rule| &rule.entries).flat_map(|entry| &entry.peers)
+    }
+
+    /// Policies that refer to other objects mean something else now; who wrote them and when stays.
+    fn objects_changed(&mut self, changed: bool) -> u64 {
+        if changed {
+            self.revision += 1;
+            for stored in self.policies.values_mut().filter(|stored| stored.object.refers_to_objects()) {
+                stored.rules = compile_object(&stored.object, stored.revision, &self.settings, &self.objects);
+            }
+        }
+        self.revision
     }
 
     /// Rules that select the subject.
@@ -237,18 +290,12 @@ impl IpFamilies {
     }
 }
 
-fn peer_prefixes(peer: &Peer) -> Vec<IpNet> {
-    match peer {
-        Peer::Cidr { prefix, except } => {
-            let mut prefixes = vec![*prefix];
-            prefixes.extend(except);
-            prefixes
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn compile_object(object: &PolicyObject, revision: u64, settings: &Settings) -> Vec<CompiledRule> {
+fn compile_object(
+    object: &PolicyObject,
+    revision: u64,
+    settings: &Settings,
+    objects: &Objects,
+) -> Vec<CompiledRule> {
     let compile = |(index, rule): (usize, &Rule)| {
         let origin = |section, rule_index| Origin {
             kind: object.reference.kind.into(),
@@ -271,7 +318,11 @@ fn compile_object(object: &PolicyObject, revision: u64, settings: &Settings) -> 
                 .filter(|entry| entry.section.is_egress() == egress)
                 .map(|entry| CompiledEntry {
                     deny: entry.section.is_deny(),
-                    peers: entry.peers.iter().flat_map(|peer| compile_peer(peer, settings)).collect(),
+                    peers: entry
+                        .peers
+                        .iter()
+                        .flat_map(|peer| compile_peer(peer, settings, objects))
+                        .collect(),
                     l4: entry.l4.clone(),
                     origin: Arc::new(origin(entry.section, entry.index)),
                 })

@@ -1,5 +1,6 @@
 //! Validated policy objects: what the repository stores. A value of these types cannot be wrong in itself.
 
+mod dns;
 mod l4;
 mod l7;
 mod peer;
@@ -10,9 +11,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use specola_labels::{Label, Selector};
 
+pub use self::dns::{DnsRule, InvalidDnsRule};
 pub use self::l4::{IcmpFamily, IcmpMatch, L4, Port, PortMatch, Protocol};
-pub use self::l7::{DnsRule, HeaderMatch, HttpRule, KafkaRule, L7Rules, MismatchAction, ParserKind};
-pub use self::peer::{Entity, Peer};
+pub use self::l7::{HeaderMatch, HttpRule, KafkaRule, L7Rules, MismatchAction, ParserKind};
+pub use self::peer::{CidrGroupSelect, Entity, Peer, ServiceSelect};
 use crate::origin::Section;
 
 /// Kind of a policy object.
@@ -103,6 +105,14 @@ impl PolicyObject {
     /// Whether both objects ask for the same; where they were read does not count.
     pub fn same_policy(&self, other: &Self) -> bool {
         self.reference == other.reference && self.uid == other.uid && self.rules == other.rules
+    }
+}
+
+impl PolicyObject {
+    /// Whether the meaning depends on groups of prefixes or on services.
+    pub(crate) fn refers_to_objects(&self) -> bool {
+        let peers = self.rules.iter().flat_map(|rule| &rule.entries).flat_map(|entry| &entry.peers);
+        peers.into_iter().any(|peer| matches!(peer, Peer::CidrGroup { .. } | Peer::Service { .. }))
     }
 }
 

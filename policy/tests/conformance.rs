@@ -15,27 +15,14 @@ use specola_policy::{DocumentError, ParseOptions, Repository, parse_policies_wit
 use crate::cases::{Case, CaseFile, Expect, Probe};
 use crate::world::{Outcome, World};
 
-/// Features, or single cases, that the engine refuses or that need another part, with the reason.
-const UNSUPPORTED: [(&str, &str); 19] = [
-    ("fqdn", "toFQDNs is refused: no DNS proxy learns names yet"),
-    ("services", "toServices is refused: the agent has no service table yet"),
-    ("l7-http", "requests are redirected, no proxy judges them yet"),
-    ("l7-dns", "requests are redirected, no proxy judges them yet"),
-    ("l7-kafka", "requests are redirected, no proxy judges them yet"),
-    ("l7-proxylib", "requests are redirected, no proxy judges them yet"),
+/// Features, or single cases, that the engine refuses, with the reason.
+const UNSUPPORTED: [(&str, &str); 6] = [
     ("tls-sni", "serverNames is refused: no proxy reads TLS yet"),
     ("listener", "listener is refused: no proxy has listeners yet"),
     ("auth", "authentication modes but disabled are refused"),
     ("kcnp-optional", "ClusterNetworkPolicy is refused: no tiers yet"),
-    ("cidrgroup-ref", "CIDR groups are refused"),
-    ("cidrgroup-selector", "CIDR groups are refused"),
-    ("cidrgroup-deny", "CIDR groups are refused"),
-    ("cidrgroup-missing-with-ports", "CIDR groups are refused"),
-    ("deny-table-col1", "requests are redirected, no proxy judges them yet"),
-    ("deny-l7-allow", "requests are redirected, no proxy judges them yet"),
     ("groups-aws", "groups of cloud providers are refused"),
     ("groups-unresolved-with-ports", "groups of cloud providers are refused"),
-    ("dd-disabled-l7-gets-wildcard", "requests are redirected, no proxy judges them yet"),
 ];
 
 #[test]
@@ -91,6 +78,7 @@ impl Report {
 fn run(file: &CaseFile, case: &Case) -> Vec<String> {
     let cluster = &file.clusters[&case.cluster];
     let mut repository = Repository::new(case.settings(&cluster.cluster_name));
+    world::add_objects(cluster, &mut repository);
     let mut failures = Vec::new();
     for policy in &case.policies {
         load(case, policy, &mut repository, &mut failures);
@@ -113,6 +101,9 @@ fn load(case: &Case, policy: &serde_json::Value, repository: &mut Repository, fa
     let options = ParseOptions {
         node_selector_labels: case.options.node_selector_labels,
         extended_protocols: case.options.extended_protocols,
+        cidr_groups: true,
+        services: true,
+        fqdn: true,
     };
     let name = policy["metadata"]["name"].as_str().unwrap_or_default();
     let text = serde_json::to_string_pretty(policy).unwrap();

@@ -1,12 +1,14 @@
 //! What policies are read as, and how wrong ones are refused.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use specola_labels::NumericIdentity;
 use specola_policy::document::split_documents;
 use specola_policy::eval::{Packet, Verdict, evaluate};
 use specola_policy::{
-    IdentityTable, ParseOptions, ParsedFile, PolicyKind, Repository, Section, Settings, Subject,
-    parse_policies, parse_policy_document,
+    CidrGroup, IdentityTable, IpFamilies, ParseOptions, ParsedFile, PolicyKind, Repository, Section, Service,
+    Settings, Subject, cidr_identity_labels, parse_policies, parse_policies_with, parse_policy_document,
 };
 
 const HEAD: &str =
@@ -195,6 +197,55 @@ fn a_revision_per_change_and_origins_that_name_it() {
     let open_now = evaluate(&repository, &subject, &identities, packet(NumericIdentity::REMOTE_NODE));
     assert_eq!(open_now.verdict, Verdict::Allow);
     assert_eq!(open_now.origins.object_names(), ["allow-any-ingress"]);
+}
+
+#[test]
+fn groups_and_services_change_what_policies_mean() {
+    let options = ParseOptions { cidr_groups: true, services: true, ..ParseOptions::default() };
+    let yaml = format!(
+        "{HEAD}spec:\n  endpointSelector: {{}}\n  egress:\n  - toCIDRSet: [{{cidrGroupRef: g, except: [10.1.0.0/16]}}]\n  - toServices: [{{k8sService: {{serviceName: s}}}}]\n"
+    );
+    let object = parse_policies_with("f", &yaml, options).objects.remove(0);
+    let mut repository = Repository::new(Settings::default());
+    repository.upsert(object);
+    let nets =
+        |repository: &Repository| repository.prefixes().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(nets(&repository), ["10.1.0.0/16"]);
+    let group = |prefix: &str| CidrGroup {
+        name: "g".to_owned(),
+        labels: BTreeMap::new(),
+        prefixes: vec![prefix.parse().unwrap()],
+    };
+    assert_eq!(repository.upsert_cidr_group(group("10.0.0.0/8")), 3);
+    assert_eq!(repository.upsert_cidr_group(group("10.0.0.0/8")), 3, "no change");
+    let service = Service {
+        namespace: "x".to_owned(),
+        name: "s".to_owned(),
+        labels: BTreeMap::new(),
+        selector: BTreeMap::new(),
+        backends: vec!["192.0.2.1".parse().unwrap()],
+    };
+    assert_eq!(repository.upsert_service(service), 4);
+    assert_eq!(nets(&repository), ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.1/32"]);
+
+    let mut identities = IdentityTable::with_reserved();
+    let subject = Subject {
+        labels: ["k8s:io.kubernetes.pod.namespace=shop".parse().unwrap()].into_iter().collect(),
+        ..Subject::default()
+    };
+    let mut verdict = |repository: &Repository, prefix: &str| {
+        let labels = cidr_identity_labels(prefix.parse().unwrap(), IpFamilies::Dual);
+        identities.insert(NumericIdentity(16_777_217), labels);
+        let packet = Packet { peer: 16_777_217, egress: true, proto: 6, port: 80 };
+        evaluate(repository, &subject, &identities, packet).verdict
+    };
+    assert_eq!(verdict(&repository, "10.0.0.0/8"), Verdict::Allow);
+    assert_eq!(verdict(&repository, "10.1.0.0/16"), Verdict::DefaultDeny);
+    assert_eq!(verdict(&repository, "192.0.2.1/32"), Verdict::Allow);
+    assert_eq!(repository.remove_cidr_group("g"), 5);
+    assert_eq!(repository.remove_service("x", "s"), 6);
+    assert_eq!(verdict(&repository, "10.0.0.0/8"), Verdict::DefaultDeny);
+    assert_eq!(verdict(&repository, "192.0.2.1/32"), Verdict::DefaultDeny);
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn read_block(at: &At<'_>, problems: &mut Problems) -> Option<Peer> {
         return None;
     };
     let prefix = read_prefix(&cidr, "CIDR", problems)?;
-    let except = read_except(prefix, except, problems);
+    let except = read_except(Some(prefix), except, problems);
     Some(Peer::Cidr { prefix, except })
 }
 

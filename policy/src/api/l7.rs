@@ -7,7 +7,8 @@ use regex::Regex;
 use super::ports::PortContext;
 use super::read::{At, Fields, Problems};
 use crate::rule::{
-    DnsRule, HeaderMatch, HttpRule, KafkaRule, L7Rules, MismatchAction, ParserKind, Port, PortMatch, Protocol,
+    DnsRule, HeaderMatch, HttpRule, InvalidDnsRule, KafkaRule, L7Rules, MismatchAction, ParserKind, Port,
+    PortMatch, Protocol,
 };
 
 /// Reads everything of a port rule but the ports, and checks that it fits them.
@@ -38,42 +39,35 @@ pub(super) fn read_rules(
     })
 }
 
-/// Checks one DNS name or pattern.
-pub(super) fn check_fqdn(at: &At<'_>, problems: &mut Problems) -> Option<DnsRule> {
+type ReadDnsRule = fn(&str) -> Result<DnsRule, InvalidDnsRule>;
+
+/// Reads one DNS name or pattern.
+pub(super) fn read_dns_rule(at: &At<'_>, problems: &mut Problems) -> Option<DnsRule> {
     let mut fields = at.fields(problems)?;
     let name = fields.get("matchName");
     let pattern = fields.get("matchPattern");
     fields.finish(problems);
-    match (name, pattern) {
-        (Some(name), None) => {
-            let text = name.text(problems)?;
-            if !text.chars().all(is_name_char) || text.is_empty() {
-                let message = format!(
-                    "Invalid characters in MatchName: \"{text}\"; use letters, digits, '-', '_' and '.'"
-                );
-                problems.error(&name, message);
-            }
-            check_length(&name, "MatchName", text, problems);
-            Some(DnsRule::Name(text.to_ascii_lowercase()))
-        }
-        (None, Some(pattern)) => {
-            let text = pattern.text(problems)?;
-            let allowed = |c: char| is_name_char(c) || c == '*';
-            if !text.chars().all(allowed) || text.is_empty() {
-                let message = format!(
-                    "Invalid characters in MatchPattern: \"{text}\"; use letters, digits, '-', '_', '.' and '*'"
-                );
-                problems.error(&pattern, message);
-            }
-            check_length(&pattern, "MatchPattern", text, problems);
-            Some(DnsRule::Pattern(text.to_ascii_lowercase()))
-        }
+    let (at, field, read): (_, _, ReadDnsRule) = match (name, pattern) {
+        (Some(name), None) => (name, "MatchName", DnsRule::name),
+        (None, Some(pattern)) => (pattern, "MatchPattern", DnsRule::pattern),
         (Some(_), Some(_)) => {
             problems.error(at, "only one of MatchName or MatchPattern is allowed in an FQDNSelector");
-            None
+            return None;
         }
         (None, None) => {
             problems.error(at, "one of matchName or matchPattern must be given");
+            return None;
+        }
+    };
+    let text = at.text(problems)?;
+    match read(text) {
+        Ok(rule) => Some(rule),
+        Err(cause @ InvalidDnsRule::Characters) => {
+            problems.error(&at, format!("Invalid characters in {field}: \"{text}\"; {cause}"));
+            None
+        }
+        Err(cause @ InvalidDnsRule::Length) => {
+            problems.error(&at, format!("Invalid {field}: {} characters. {cause}", text.len()));
             None
         }
     }
@@ -102,7 +96,7 @@ fn read_families(at: &At<'_>, problems: &mut Problems) -> Option<L7Rules> {
         return Some(L7Rules::Http(rules.collect()));
     }
     if let Some(dns) = dns {
-        let rules = dns.iter().filter_map(|rule| check_fqdn(rule, problems));
+        let rules = dns.iter().filter_map(|rule| read_dns_rule(rule, problems));
         return Some(L7Rules::Dns(rules.collect()));
     }
     if let Some(kafka) = kafka {
@@ -318,12 +312,6 @@ fn read_kafka(at: &At<'_>, problems: &mut Problems) -> Option<KafkaRule> {
         problems.error(at, format!("invalid Kafka Topic name \"{topic}\""));
     }
     Some(KafkaRule { api_keys, api_version, client_id, topic: topic.map(str::to_owned) })
-}
-
-fn check_length(at: &At<'_>, field: &str, text: &str, problems: &mut Problems) {
-    if text.len() > 255 {
-        problems.error(at, format!("Invalid {field}: {} characters. Must be <= 255", text.len()));
-    }
 }
 
 fn is_name_char(c: char) -> bool {

@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use specola_labels::{NAMESPACE_KEY, NAMESPACE_LABEL_PREFIX, Requirement, Selector, SelectorKey, source};
+use specola_labels::{
+    InvalidSelector, NAMESPACE_KEY, NAMESPACE_LABEL_PREFIX, Requirement, Selector, SelectorKey, source,
+};
 
 use super::cilium::Scope;
-use super::l7::check_fqdn;
+use super::l7::read_dns_rule;
 use super::read::{At, Fields, Problems};
 use super::selector::read_selector;
 use crate::origin::Section;
-use crate::rule::{Entity, Peer};
+use crate::rule::{CidrGroupSelect, Entity, Peer, ServiceSelect};
 
 /// Field names of one direction.
 struct Names {
@@ -41,14 +43,9 @@ pub(super) fn read_peers(
         problems.error(at, "groups of a cloud provider are not supported yet");
     });
     if section.is_egress() {
-        reader.kind(fields, "toServices", problems, |_, at, problems| {
-            problems.error(at, "toServices is not supported yet");
-        });
+        reader.kind(fields, "toServices", problems, PeerReader::service);
         if !section.is_deny() {
-            reader.kind(fields, "toFQDNs", problems, |_, at, problems| {
-                check_fqdn(at, problems);
-                problems.error(at, "toFQDNs is not supported yet");
-            });
+            reader.kind(fields, "toFQDNs", problems, PeerReader::fqdn);
         }
     }
     let required = fields.list(names.requires, problems).unwrap_or_default();
@@ -82,21 +79,21 @@ pub(super) fn read_prefix(at: &At<'_>, what: &str, problems: &mut Problems) -> O
     }
 }
 
-/// Reads exceptions from a prefix.
-pub(super) fn read_except(prefix: IpNet, at: Option<At<'_>>, problems: &mut Problems) -> Vec<IpNet> {
+/// Reads exceptions from a prefix, or from prefixes that are known elsewhere.
+pub(super) fn read_except(prefix: Option<IpNet>, at: Option<At<'_>>, problems: &mut Problems) -> Vec<IpNet> {
     let elements = at.map(|at| at.list(problems)).unwrap_or_default();
     let mut except = Vec::new();
     for element in &elements {
         let Some(net) = read_prefix(element, "CIDR", problems) else {
             continue;
         };
-        if prefix.contains(&net.network()) && prefix.prefix_len() <= net.prefix_len() {
-            except.push(net);
-        } else {
-            problems.error(
+        let outside = |prefix: &IpNet| !prefix.contains(&net);
+        match prefix.filter(outside) {
+            None => except.push(net),
+            Some(prefix) => problems.error(
                 element,
                 format!("allow CIDR prefix {prefix} does not contain exclude CIDR prefix {net}"),
-            );
+            ),
         }
     }
     except
@@ -178,14 +175,66 @@ impl PeerReader<'_> {
         } else if given > 1 {
             problems.error(at, "more than one of cidr, cidrGroupRef, or cidrGroupSelector may not be set");
         }
-        for group in [&group, &selector].into_iter().flatten() {
-            problems.error(group, "CIDR groups are not supported yet; list the prefixes");
+        if let Some(cidr) = cidr {
+            if let Some(prefix) = read_prefix(&cidr, "CIDRRule", problems) {
+                let except = read_except(Some(prefix), except, problems);
+                self.peers.push(Peer::Cidr { prefix, except });
+            }
+            return;
         }
-        let Some(prefix) = cidr.and_then(|cidr| read_prefix(&cidr, "CIDRRule", problems)) else {
+        let groups = match (&group, &selector) {
+            (Some(name), _) => name.text(problems).map(|name| CidrGroupSelect::Name(name.to_owned())),
+            (None, Some(labels)) => read_selector(labels, any_as_k8s, problems).map(CidrGroupSelect::Labels),
+            (None, None) => return,
+        };
+        let except = read_except(None, except, problems);
+        if let (Some(group), false) = (group.or(selector), self.scope.options.cidr_groups) {
+            problems.error(&group, "CIDR groups are not supported yet; list the prefixes");
+        }
+        self.peers.extend(groups.map(|groups| Peer::CidrGroup { groups, except }));
+    }
+
+    fn service(&mut self, at: &At<'_>, problems: &mut Problems) {
+        if !self.scope.options.services {
+            problems.error(at, "toServices is not supported yet");
+        }
+        let Some(mut fields) = at.fields(problems) else {
             return;
         };
-        let except = read_except(prefix, except, problems);
-        self.peers.push(Peer::Cidr { prefix, except });
+        let named = fields.get("k8sService");
+        let selected = fields.get("k8sServiceSelector");
+        fields.finish(problems);
+        let (Some(at), true) = (named.as_ref().or(selected.as_ref()), named.is_none() || selected.is_none())
+        else {
+            problems.error(at, "one of k8sService and k8sServiceSelector must be given");
+            return;
+        };
+        let Some(mut fields) = at.fields(problems) else {
+            return;
+        };
+        let namespace = fields.text("namespace", problems).filter(|name| !name.is_empty());
+        let services = if named.is_some() {
+            let name = fields.text("serviceName", problems).filter(|name| !name.is_empty());
+            if name.is_none() {
+                problems.error(at, "serviceName must be given");
+            }
+            name.map(|name| ServiceSelect::Name(name.to_owned()))
+        } else if let Some(selector) = fields.get("selector") {
+            read_selector(&selector, any_as_k8s, problems).map(ServiceSelect::Labels)
+        } else {
+            problems.error(at, "selector must be given");
+            None
+        };
+        fields.finish(problems);
+        let namespace = namespace.map(str::to_owned);
+        self.peers.extend(services.map(|services| Peer::Service { services, namespace }));
+    }
+
+    fn fqdn(&mut self, at: &At<'_>, problems: &mut Problems) {
+        self.peers.extend(read_dns_rule(at, problems).map(Peer::Fqdn));
+        if !self.scope.options.fqdn {
+            problems.error(at, "toFQDNs is not supported yet");
+        }
     }
 
     fn node(&mut self, at: &At<'_>, problems: &mut Problems) {
@@ -226,6 +275,12 @@ impl PeerReader<'_> {
             None => selector.and([Requirement::exists(namespace)]),
         }
     }
+}
+
+/// Key in a selector of objects, which have labels of Kubernetes only.
+fn any_as_k8s(text: &str) -> Result<SelectorKey, InvalidSelector> {
+    let key = SelectorKey::parse(text)?;
+    Ok(if key.source() == source::ANY { SelectorKey::k8s(key.key()) } else { key })
 }
 
 fn upper_first(name: &str) -> String {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::dns::DnsRule;
+
 /// Request rules of one port, all of one family. An empty list lets every request through.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum L7Rules {
@@ -73,15 +75,6 @@ pub enum MismatchAction {
     Delete,
     /// Replace the header.
     Replace,
-}
-
-/// Names that may be asked for.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum DnsRule {
-    /// This name, lower case.
-    Name(String),
-    /// Names of this pattern, lower case.
-    Pattern(String),
 }
 
 /// All given fields must match.

@@ -3,6 +3,8 @@
 use ipnet::IpNet;
 use specola_labels::Selector;
 
+use super::dns::DnsRule;
+
 /// One selector of peers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Peer {
@@ -21,6 +23,40 @@ pub enum Peer {
     },
     /// Other nodes by their labels.
     Nodes(Selector),
+    /// Addresses of groups that are kept apart from policies.
+    CidrGroup {
+        /// The groups.
+        groups: CidrGroupSelect,
+        /// Prefixes inside them that do not match.
+        except: Vec<IpNet>,
+    },
+    /// What stands behind services.
+    Service {
+        /// The services.
+        services: ServiceSelect,
+        /// Their namespace; none for every one.
+        namespace: Option<String>,
+    },
+    /// Addresses that DNS gave for a name.
+    Fqdn(DnsRule),
+}
+
+/// Which groups of prefixes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CidrGroupSelect {
+    /// The one of this name.
+    Name(String),
+    /// Those with matching labels.
+    Labels(Selector),
+}
+
+/// Which services.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ServiceSelect {
+    /// Those of this name.
+    Name(String),
+    /// Those with matching labels.
+    Labels(Selector),
 }
 
 /// Names of `fromEntities` and `toEntities`.

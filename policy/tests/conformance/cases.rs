@@ -1,9 +1,10 @@
 //! The format of the case file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::Value;
+use specola_policy::request::{HttpRequest, KafkaRequest, Request};
 use specola_policy::{AllowLocalhost, IpFamilies, Mode, Settings};
 
 #[derive(Debug, Deserialize)]
@@ -23,14 +24,19 @@ pub(crate) struct Cluster {
     pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub(crate) pods: BTreeMap<String, Pod>,
     pub(crate) services: BTreeMap<String, Service>,
-    #[expect(dead_code, reason = "a field of the format")]
-    pub(crate) fqdn: Value,
-    #[expect(dead_code, reason = "a field of the format")]
-    pub(crate) cidr_groups: Value,
+    pub(crate) fqdn: BTreeMap<String, Vec<std::net::IpAddr>>,
+    pub(crate) cidr_groups: BTreeMap<String, CidrGroup>,
     #[serde(default)]
     pub(crate) external_apiservers: Vec<std::net::IpAddr>,
     #[expect(dead_code, reason = "a field of the format")]
     pub(crate) aws_groups: Value,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CidrGroup {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) cidrs: Vec<ipnet::IpNet>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -60,9 +66,10 @@ pub(crate) struct Pod {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Service {
-    #[expect(dead_code, reason = "a field of the format")]
-    pub(crate) labels: Value,
-    pub(crate) selector: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) selector: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) endpoints: Vec<std::net::IpAddr>,
     pub(crate) ports: Vec<ServicePort>,
@@ -126,13 +133,53 @@ pub(crate) struct Probe {
     pub(crate) proto: String,
     pub(crate) icmp_type: Option<u16>,
     pub(crate) ct: Option<String>,
-    pub l7: Option<Value>,
+    pub(crate) l7: Option<L7>,
     pub(crate) expect: Expect,
     pub(crate) at: Option<Side>,
     #[serde(default)]
     pub(crate) audited: bool,
     #[serde(default)]
     policy: Option<OneOrMany>,
+}
+
+/// One request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub(crate) enum L7 {
+    Http(Http),
+    Dns(Dns),
+    Kafka(Kafka),
+    Sni(serde::de::IgnoredAny),
+    Kv(BTreeMap<String, String>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Http {
+    method: String,
+    path: String,
+    #[serde(default)]
+    host: String,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Dns {
+    qname: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Kafka {
+    api_key: String,
+    #[serde(default)]
+    topics: BTreeSet<String>,
+    #[serde(default, rename = "clientID")]
+    client_id: String,
+    #[serde(default)]
+    api_version: i16,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -201,6 +248,35 @@ impl Probe {
             ("VRRP", None, None) => (112, 0),
             ("IGMP", None, None) => (2, 0),
             other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl L7 {
+    /// The request as the engine takes it; none for what it does not judge.
+    pub(crate) fn request(&self) -> Option<Request> {
+        match self {
+            Self::Http(http) => Some(Request::Http(HttpRequest {
+                path: http.path.clone(),
+                method: http.method.clone(),
+                host: http.host.clone(),
+                headers: http.headers.clone().into_iter().collect(),
+            })),
+            Self::Dns(dns) => Some(Request::Dns(dns.qname.clone())),
+            Self::Kafka(kafka) => Some(Request::Kafka(KafkaRequest {
+                api_key: match kafka.api_key.as_str() {
+                    "produce" => 0,
+                    "fetch" => 1,
+                    "metadata" => 3,
+                    "apiversions" => 18,
+                    other => panic!("{other}"),
+                },
+                api_version: kafka.api_version,
+                client_id: kafka.client_id.clone(),
+                topics: kafka.topics.clone(),
+            })),
+            Self::Sni(_) => None,
+            Self::Kv(pairs) => Some(Request::Pairs(pairs.clone())),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! A cluster as the cases describe it: who has which identity, and what both ends of a probe say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use specola_labels::{Label, LabelFilter, LabelSet, NumericIdentity, PodLabels, source};
-use specola_policy::eval::{Packet, Verdict, evaluate};
+use specola_policy::eval::{Packet, RequestFilter, Verdict, evaluate};
 use specola_policy::{
-    EndpointPolicy, IdentityTable, MapState, NamedPorts, Repository, Subject, cidr_identity_labels, resolve,
+    CidrGroup, EndpointPolicy, IdentityTable, MapState, NamedPorts, Repository, Service, Subject,
+    cidr_identity_labels, resolve,
 };
 
 use crate::cases::{Case, Cluster, Expect, Pod, Probe, Side};
@@ -20,6 +22,27 @@ pub(crate) struct Outcome {
     pub(crate) audited: bool,
     /// Policies behind the decisions of both sides.
     pub(crate) policies: Vec<String>,
+}
+
+/// Gives the repository the groups and services of a cluster.
+pub(crate) fn add_objects(cluster: &Cluster, repository: &mut Repository) {
+    for (name, group) in &cluster.cidr_groups {
+        repository.upsert_cidr_group(CidrGroup {
+            name: name.clone(),
+            labels: group.labels.clone(),
+            prefixes: group.cidrs.clone(),
+        });
+    }
+    for (name, service) in &cluster.services {
+        let (namespace, name) = name.split_once('/').unwrap();
+        repository.upsert_service(Service {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            labels: service.labels.clone(),
+            selector: service.selector.clone(),
+            backends: service.endpoints.clone(),
+        });
+    }
 }
 
 pub(crate) struct World<'a> {
@@ -68,14 +91,19 @@ impl<'a> World<'a> {
             let Some((node, endpoint)) = self.subject(subject) else {
                 continue;
             };
-            let (verdict, policies) = self.decide(node, &endpoint, peer, probe, port, side)?;
+            let (verdict, requests, policies) = self.decide(node, &endpoint, peer, probe, port, side)?;
             outcome.policies.extend(policies);
             match verdict {
                 Verdict::Allow => {}
-                Verdict::Redirect if probe.l7.is_some() => {
-                    return Err("needs a proxy to judge the request".to_owned());
+                Verdict::Redirect => {
+                    let Some(l7) = &probe.l7 else { continue };
+                    let request = l7.request().ok_or("no such request is judged")?;
+                    if !requests.allows(&request) {
+                        outcome.expect = Expect::DenyL7;
+                        outcome.side = Some(side);
+                        return Ok(outcome);
+                    }
                 }
-                Verdict::Redirect => {}
                 Verdict::Deny | Verdict::DefaultDeny if self.case.options.audit_mode => {
                     outcome.audited = true;
                 }
@@ -98,7 +126,7 @@ impl<'a> World<'a> {
         probe: &Probe,
         port: u16,
         side: Side,
-    ) -> Result<(Verdict, Vec<String>), String> {
+    ) -> Result<(Verdict, RequestFilter, Vec<String>), String> {
         let identities = self.seen_from(node);
         let packet = Packet {
             peer: self.identity(node, peer).0,
@@ -112,7 +140,7 @@ impl<'a> World<'a> {
         if verdict != by_rules.verdict {
             return Err(format!("{side:?}: rules say {:?}, the map says {verdict:?}", by_rules.verdict));
         }
-        Ok((verdict, origins))
+        Ok((verdict, by_rules.requests, origins))
     }
 
     fn add_pods(&mut self) {
@@ -128,19 +156,43 @@ impl<'a> World<'a> {
     }
 
     fn add_prefixes(&mut self) {
-        let families = self.repository.settings().ip_families;
         let external = &self.cluster.external_apiservers;
+        let learned = self.cluster.fqdn.values().flatten().filter(|address| self.is_outside(**address));
         let mut prefixes = self.repository.prefixes();
-        prefixes.extend(external.iter().map(|address| IpNet::from(*address)));
+        let named = prefixes.clone();
+        prefixes.extend(external.iter().chain(learned).map(|address| IpNet::from(*address)));
         for (number, prefix) in (1..).zip(prefixes) {
             let identity = NumericIdentity(NumericIdentity::LOCAL_MIN.0 + number);
-            let mut labels = cidr_identity_labels(prefix, families);
-            if external.iter().any(|address| IpNet::from(*address) == prefix) {
-                labels = labels.with([Label::reserved("kube-apiserver")]);
-            }
-            self.common.insert(identity, labels);
+            self.common.insert(identity, self.prefix_labels(prefix, &named));
             self.prefixes.insert(prefix, identity);
         }
+    }
+
+    /// Labels of a prefix: the longest one that policies name, the world, and what is known of the address.
+    fn prefix_labels(&self, prefix: IpNet, named: &BTreeSet<IpNet>) -> LabelSet {
+        let families = self.repository.settings().ip_families;
+        let covering = named.iter().filter(|net| net.contains(&prefix));
+        let world = match prefix {
+            IpNet::V4(_) => IpNet::from_str("0.0.0.0/0").unwrap(),
+            IpNet::V6(_) => IpNet::from_str("::/0").unwrap(),
+        };
+        let longest = covering.max_by_key(|net| net.prefix_len()).copied().unwrap_or(world);
+        let is_external = self.cluster.external_apiservers.iter().any(|a| IpNet::from(*a) == prefix);
+        let apiserver = is_external.then(|| Label::reserved("kube-apiserver"));
+        let names = self
+            .cluster
+            .fqdn
+            .iter()
+            .filter(|(_, addresses)| addresses.iter().any(|address| IpNet::from(*address) == prefix));
+        let names: Vec<&String> = names.map(|(name, _)| name).collect();
+        let selectors = self.repository.dns_selectors();
+        let dns = selectors.iter().filter(|rule| names.iter().any(|name| rule.matches(name)));
+        cidr_identity_labels(longest, families)
+            .with(apiserver.into_iter().chain(dns.map(|rule| rule.label())))
+    }
+
+    fn is_outside(&self, address: IpAddr) -> bool {
+        matches!(self.address(address), End::Outside(_))
     }
 
     fn pod_labels(&self, name: &str, pod: &Pod) -> LabelSet {
@@ -267,12 +319,12 @@ impl<'a> World<'a> {
         let service = &self.cluster.services[name];
         let target = service.ports.iter().find(|p| p.port == port).unwrap().target;
         let namespace = name.split_once('/').unwrap().0;
-        let Some(selector) = &service.selector else {
-            return (self.address(service.endpoints[0]), target);
-        };
+        if let Some(backend) = service.endpoints.first() {
+            return (self.address(*backend), target);
+        }
         let backend = self.cluster.pods.iter().find(|(name, pod)| {
             name.split_once('/').unwrap().0 == namespace
-                && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+                && service.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
         });
         let (name, pod) = backend.unwrap();
         (End::Pod(name, pod), target)

@@ -1,0 +1,109 @@
+//! Objects that policies refer to: groups of prefixes and services.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use specola_labels::{Label, LabelSet, NAMESPACE_KEY, Requirement, Selector, SelectorKey};
+
+use crate::rule::{CidrGroupSelect, ServiceSelect};
+
+/// A named group of prefixes outside the cluster (`CiliumCIDRGroup`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CidrGroup {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Member prefixes.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// A Kubernetes service with what stands behind it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Service {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Labels of the service.
+    pub labels: BTreeMap<String, String>,
+    /// Labels that its pods have; empty for a service without a selector.
+    pub selector: BTreeMap<String, String>,
+    /// Backends of a service without a selector.
+    pub backends: Vec<IpAddr>,
+}
+
+/// All objects that policies may refer to.
+#[derive(Debug, Default)]
+pub(crate) struct Objects {
+    groups: BTreeMap<String, CidrGroup>,
+    services: BTreeMap<(String, String), Service>,
+}
+
+impl Objects {
+    /// Sets or replaces a group. Returns whether that changed anything.
+    pub(crate) fn set_group(&mut self, group: CidrGroup) -> bool {
+        self.groups.insert(group.name.clone(), group.clone()) != Some(group)
+    }
+
+    pub(crate) fn remove_group(&mut self, name: &str) -> bool {
+        self.groups.remove(name).is_some()
+    }
+
+    /// Sets or replaces a service. Returns whether that changed anything.
+    pub(crate) fn set_service(&mut self, service: Service) -> bool {
+        let key = (service.namespace.clone(), service.name.clone());
+        self.services.insert(key, service.clone()) != Some(service)
+    }
+
+    pub(crate) fn remove_service(&mut self, namespace: &str, name: &str) -> bool {
+        self.services.remove(&(namespace.to_owned(), name.to_owned())).is_some()
+    }
+
+    /// Prefixes of the groups that are meant.
+    pub(crate) fn group_prefixes<'a>(
+        &'a self,
+        select: &'a CidrGroupSelect,
+    ) -> impl Iterator<Item = IpNet> + 'a {
+        let selected = |group: &&CidrGroup| match select {
+            CidrGroupSelect::Name(name) => group.name == *name,
+            CidrGroupSelect::Labels(selector) => selector.matches(&k8s_labels(&group.labels)),
+        };
+        self.groups.values().filter(selected).flat_map(|group| group.prefixes.iter().map(IpNet::trunc))
+    }
+
+    /// Services that are meant; without a namespace, those of every namespace.
+    pub(crate) fn services<'a>(
+        &'a self,
+        select: &'a ServiceSelect,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Service> {
+        self.services.values().filter(move |service| {
+            let named = match select {
+                ServiceSelect::Name(name) => service.name == *name,
+                ServiceSelect::Labels(selector) => selector.matches(&k8s_labels(&service.labels)),
+            };
+            named && namespace.is_none_or(|namespace| service.namespace == namespace)
+        })
+    }
+}
+
+impl Service {
+    /// Selector of the pods behind the service; none for one without a selector.
+    pub(crate) fn pods(&self) -> Option<Selector> {
+        let equals = |(key, value): (&String, &String)| Requirement::equals(SelectorKey::k8s(key), value);
+        let own = Requirement::equals(SelectorKey::k8s(NAMESPACE_KEY), &self.namespace);
+        (!self.selector.is_empty()).then(|| Selector::new(self.selector.iter().map(equals).chain([own])))
+    }
+
+    /// Prefixes of the backends that are no pods.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        let external = if self.selector.is_empty() { self.backends.as_slice() } else { &[] };
+        external.iter().map(|address| IpNet::from(*address))
+    }
+}
+
+fn k8s_labels(labels: &BTreeMap<String, String>) -> LabelSet {
+    labels.iter().map(|(key, value)| Label::k8s(key, value)).collect()
+}
