@@ -338,3 +338,38 @@ const LOAD_TRIES: u32 = 10;
 const LOG_LINES: usize = 40;
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPFFS: FsType = FsType(0xcafe_4a11);
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use aya_obj::VerifierLog;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_program_shows_the_end_of_the_verifier_log() {
+        let log: Vec<String> = (1..=100).map(|line| format!("line {line}")).collect();
+        let source = ProgramError::LoadError {
+            io_error: io::Error::from_raw_os_error(libc::EACCES),
+            verifier_log: VerifierLog::new(log.join("\n")),
+        };
+        let error = LoadError::Program { program: "from_container".to_owned(), source: Box::new(source) };
+        let text = error.to_string();
+        assert!(text.starts_with("kernel refuses program from_container: Permission denied"), "{text}");
+        assert!(text.contains("[60 lines left out]\nline 61\n"), "{text}");
+        assert!(text.ends_with("line 100"), "{text}");
+        assert!(!text.contains("line 60\n"), "{text}");
+    }
+
+    #[test]
+    fn missing_rights_come_with_their_remedy() {
+        let create = |code| {
+            let io_error = io::Error::from_raw_os_error(code);
+            let map = aya::maps::MapError::CreateError { name: "SP_X".to_owned(), io_error };
+            LoadError::Maps { source: Box::new(EbpfError::MapError(map)) }.to_string()
+        };
+        assert!(create(libc::EPERM).contains("Operation not permitted (os error 1); run as root"));
+        assert!(create(libc::EINVAL).contains("Linux 5.15 or later"));
+    }
+}
