@@ -130,11 +130,13 @@ fn read_document(file: &str, document: &Document, options: ParseOptions, parsed:
         _ => cilium::read(&document.root, kind, options, &mut problems),
     };
     parsed.warnings.append(&mut problems.warnings);
-    if !problems.errors.is_empty() {
+    if read.is_none() && problems.errors.is_empty() {
+        problems.error(&At::root(&document.root), "the object cannot be read");
+    }
+    let (Some((metadata, rules)), true) = (read, problems.errors.is_empty()) else {
         parsed.errors.append(&mut problems.errors);
         return;
-    }
-    let (metadata, rules) = read.expect("a reader that gives nothing has recorded why");
+    };
     parsed.objects.push(PolicyObject {
         reference: metadata.reference,
         uid: metadata.uid,
