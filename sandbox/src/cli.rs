@@ -67,7 +67,7 @@ pub struct UpArgs {
     name: Option<String>,
     #[command(flatten)]
     agents: AgentArgs,
-    /// Let the workloads' clients wait until `specola sandbox down`
+    /// Do not let the workloads' clients begin
     #[arg(long, hide = true)]
     hold: bool,
 }

@@ -143,7 +143,10 @@ fn route_packets() -> anyhow::Result<()> {
 fn skip_address_detection() -> anyhow::Result<()> {
     for interface in fs::read_dir("/proc/sys/net/ipv6/conf").context("this kernel has no IPv6")? {
         let interface = interface?.file_name();
-        set(&format!("net/ipv6/conf/{}/accept_dad", interface.to_string_lossy()), "0")?;
+        let interface = interface.to_string_lossy();
+        // Some machines switch IPv6 off for all new interfaces.
+        set(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "0")?;
+        set(&format!("net/ipv6/conf/{interface}/accept_dad"), "0")?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The lock that a supervisor holds while it lives: the kernel drops it with the process, however that ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,18 @@ impl Ownership {
     /// # Errors
     /// When the lock file cannot be made.
     pub(crate) fn try_take(layout: &Layout) -> anyhow::Result<Option<Self>> {
-        fs::create_dir_all(ROOT).with_context(|| format!("cannot make {ROOT}; run as root"))?;
         let path = layout.lock();
         loop {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            let file = file.with_context(|| format!("cannot open {}; run as root", path.display()))?;
+            fs::create_dir_all(ROOT).with_context(|| format!("cannot make {ROOT}; run as root"))?;
+            let file = match OpenOptions::new().create(true).truncate(false).write(true).open(&path) {
+                Ok(file) => file,
+                // The last sandbox has just removed the directory.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("cannot open {}; run as root", path.display()));
+                }
+            };
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),

@@ -83,7 +83,7 @@ impl Spec {
     /// When anything in it is wrong.
     pub fn parse(file: &str, text: &str) -> Result<Self, InvalidSpec> {
         let mut builder = Builder::default();
-        let mut documents = document::read(text, &mut builder.problems);
+        let mut documents = document::read(file, text, &mut builder.problems);
         builder.check_unique(&documents);
         builder.add_nodes(&mut documents);
         builder.add_pods(&mut documents);
@@ -102,7 +102,7 @@ impl Spec {
 /// When a document is no Kubernetes object.
 pub fn read_objects(file: &str, text: &str) -> Result<Vec<Object>, InvalidSpec> {
     let mut problems = Vec::new();
-    let objects = document::read(text, &mut problems);
+    let objects = document::read(file, text, &mut problems);
     if problems.is_empty() { Ok(objects) } else { Err(InvalidSpec { file: file.to_owned(), problems }) }
 }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use futures::future::try_join_all;
 use nix::unistd::{dup2_stderr, setsid};
 use tokio::io::AsyncReadExt;
@@ -190,7 +190,7 @@ impl Supervisor {
         self.shared.update(|cluster| cluster.phase = Phase::Ready)
     }
 
-    /// Answers the control socket until `down`.
+    /// Answers the control socket and watches the pods. Ends only with an error.
     async fn serve(&mut self) -> anyhow::Result<()> {
         let mut ticks = interval(WATCH_INTERVAL);
         loop {
@@ -199,10 +199,6 @@ impl Supervisor {
                 caller = self.control.accept() => {
                     let caller = caller.context("cannot accept on the control socket")?;
                     let Some((request, answer)) = self.control.read(caller).await else { continue };
-                    if matches!(request, Request::Down) {
-                        answer.send(Ok(())).await;
-                        return Ok(());
-                    }
                     let result = self.handle(request).await;
                     answer.send(result).await;
                 }
@@ -217,7 +213,6 @@ impl Supervisor {
             Request::Quiesce => self.pods.quiesce().await,
             Request::AddPod { pod } => self.pods.add((*pod).try_into()?).await,
             Request::RemovePod { namespace, name } => self.pods.remove(&namespace, &name).await,
-            Request::Down => bail!("down is handled by the caller"),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
@@ -152,16 +152,12 @@ impl Sandbox {
     /// # Errors
     /// When something of it cannot be removed.
     pub fn down(&self) -> anyhow::Result<()> {
-        let asked = self.ask(&Request::Down);
-        let owned =
-            match Ownership::take(&self.layout, if asked.is_ok() { DOWN_LIMIT } else { Duration::ZERO }) {
-                Ok(owned) => owned,
-                Err(_still_held) => {
-                    self.kill_supervisor()?;
-                    Ownership::take(&self.layout, DOWN_LIMIT)
-                        .with_context(|| format!("the supervisor of sandbox {} does not end", self.name()))?
-                }
-            };
+        let owned = match self.end_supervisor(Signal::SIGTERM)? {
+            Some(owned) => owned,
+            None => self
+                .end_supervisor(Signal::SIGKILL)?
+                .with_context(|| format!("the supervisor of sandbox {} does not end", self.name()))?,
+        };
         // Usually nothing is left; after a kill everything is.
         cleanup::clean(&owned, &self.layout, &Mounts::find()?)
     }
@@ -171,14 +167,31 @@ impl Sandbox {
         runtime.context("cannot start a runtime")?.block_on(call(&self.layout.control(), request))
     }
 
-    /// Kills the supervisor, and only it: the start time tells it from a later process of the same id.
-    fn kill_supervisor(&self) -> anyhow::Result<()> {
-        let Some(cluster) = Cluster::read(&self.layout)? else { return Ok(()) };
-        if start_time(cluster.pid) == Some(cluster.start_time) {
-            let pid = i32::try_from(cluster.pid).context("no process id")?;
-            kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill the supervisor")?;
+    /// Signals the supervisor until it lets go of the sandbox; `None` when it does not in time.
+    ///
+    /// Only it is signalled: the start time tells it from a later process of the same id.
+    fn end_supervisor(&self, with: Signal) -> anyhow::Result<Option<Ownership>> {
+        let deadline = Instant::now() + DOWN_LIMIT;
+        let mut signalled = None;
+        loop {
+            if let Some(owned) = Ownership::try_take(&self.layout)? {
+                return Ok(Some(owned));
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            // One that has just begun has no state yet, and is signalled as soon as it has.
+            if let Some(cluster) = Cluster::read(&self.layout)?
+                && signalled != Some(cluster.pid)
+                && start_time(cluster.pid) == Some(cluster.start_time)
+            {
+                let pid = i32::try_from(cluster.pid).context("no process id")?;
+                // It may end between the look and the signal.
+                _ = kill(Pid::from_raw(pid), with);
+                signalled = Some(cluster.pid);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
     }
 }
 

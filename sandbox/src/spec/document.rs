@@ -3,6 +3,8 @@
 use std::fmt;
 
 use serde_json::{Map, Value};
+use specola_policy::document::split_documents;
+use specola_policy::parse_policies;
 
 use super::Problem;
 
@@ -117,26 +119,28 @@ pub(crate) const CLUSTER_WIDE: [&str; 9] = [
     "BaselineAdminNetworkPolicy",
 ];
 
-/// Reads every object of a file; what is wrong goes to `problems`.
-pub(super) fn read(text: &str, problems: &mut Vec<Problem>) -> Vec<Object> {
+/// Reads every object of a file; what is wrong goes to `problems`, policies that no agent would take included.
+pub(super) fn read(file: &str, text: &str, problems: &mut Vec<Problem>) -> Vec<Object> {
+    for error in parse_policies(file, text).errors {
+        let parts = [error.object, error.field, error.message].into_iter().filter(|part| !part.is_empty());
+        problems.push(Problem { line: error.line as usize, text: parts.collect::<Vec<_>>().join(": ") });
+    }
     let mut objects = Vec::new();
-    for (line, document) in split(text) {
-        let value = match serde_saphyr::from_str_with_options::<Value>(&document, yaml_options()) {
-            Ok(Value::Null) => continue,
+    // Documents that are no YAML are among the errors above.
+    for document in split_documents(file, text).into_iter().flatten() {
+        let line = document.line as usize;
+        let value = match serde_saphyr::from_str_with_options::<Value>(&document.text, yaml_options()) {
             Ok(value) => value,
             Err(error) => {
-                let inner = error.location().map_or(0, |place| (place.line() as usize).saturating_sub(1));
-                problems.push(Problem {
-                    line: line + inner,
-                    text: format!("not YAML: {}", error.without_snippet()),
-                });
+                problems.push(Problem { line, text: format!("not YAML: {}", error.without_snippet()) });
                 continue;
             }
         };
-        let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
-        let items = match (is_list, value.get("items")) {
-            (true, Some(Value::Array(items))) => items.iter().map(|item| (item.clone(), None)).collect(),
-            _ => vec![(value, Some(document))],
+        let items = match value.get("items") {
+            Some(Value::Array(items)) if document.kind.ends_with("List") => {
+                items.iter().map(|item| (item.clone(), None)).collect()
+            }
+            _ => vec![(value, Some(document.text))],
         };
         for (value, text) in items {
             match Object::from_value(value, line, text) {
@@ -153,28 +157,6 @@ fn yaml_options() -> serde_saphyr::Options {
     serde_saphyr::options! { strict_booleans: true }
 }
 
-/// Cuts a file at its document markers; each part with the line of its first content, from 1.
-fn split(text: &str) -> Vec<(usize, String)> {
-    let mut parts = vec![(1, String::new())];
-    for (number, line) in text.lines().enumerate() {
-        let is_marker =
-            line == "---" || line.starts_with("--- ") || line.starts_with("---\t") || line == "...";
-        if is_marker {
-            parts.push((number + 2, String::new()));
-            continue;
-        }
-        let last = parts.last_mut().expect("there is always a part");
-        if last.1.is_empty() && line.trim().is_empty() {
-            last.0 = number + 2;
-            continue;
-        }
-        last.1.push_str(line);
-        last.1.push('\n');
-    }
-    parts.retain(|(_, part)| !part.is_empty());
-    parts
-}
-
 fn is_file_safe(text: &str) -> bool {
     text.len() <= 100
         && !text.starts_with('.')
@@ -186,40 +168,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_keep_their_lines() {
-        let text = "# head\n---\n\nkind: A\nmetadata: {name: a}\n---\n# nothing\n---\nkind: B\nmetadata:\n  name: b\n";
+    fn documents_keep_their_lines_and_their_text() {
+        let text = "# head\n---\napiVersion: v1\nkind: A\nmetadata: {name: a}\n---\n# nothing\n---\napiVersion: v1\n\
+                    kind: B\nmetadata:\n  name: b\n";
         let mut problems = Vec::new();
-        let objects = read(text, &mut problems);
+        let objects = read("f", text, &mut problems);
         let seen: Vec<_> = objects.iter().map(|object| (object.to_string(), object.line)).collect();
         assert!(problems.is_empty(), "{problems:?}");
-        assert_eq!(seen, [("A default/a".to_owned(), 4), ("B default/b".to_owned(), 9)]);
-        assert_eq!(objects[1].yaml().expect("yaml"), "kind: B\nmetadata:\n  name: b\n");
+        assert_eq!(seen, [("A default/a".to_owned(), 2), ("B default/b".to_owned(), 8)]);
+        assert_eq!(objects[1].yaml().expect("yaml").trim(), "apiVersion: v1\nkind: B\nmetadata:\n  name: b");
     }
 
     #[test]
     fn a_list_gives_its_items() {
         let mut problems = Vec::new();
-        let text =
-            "kind: List\nitems:\n- kind: Node\n  metadata: {name: n1}\n- kind: Pod\n  metadata: {name: p}\n";
-        let objects = read(text, &mut problems);
-        assert_eq!(objects.iter().map(Object::to_string).collect::<Vec<_>>(), ["Node n1", "Pod default/p"]);
-        let again = read(&objects[1].yaml().expect("yaml"), &mut problems);
+        let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  metadata: {name: n1}\n\
+                    - apiVersion: v1\n  kind: Pod\n  metadata: {name: y}\n";
+        let objects = read("f", text, &mut problems);
+        assert_eq!(objects.iter().map(Object::to_string).collect::<Vec<_>>(), ["Node n1", "Pod default/y"]);
+        let again = read("f", &objects[1].yaml().expect("yaml"), &mut problems);
         assert_eq!(again[0].value, objects[1].value);
         assert!(problems.is_empty(), "{problems:?}");
     }
 
     #[test]
     fn wrong_documents_are_told_by_line() {
+        let policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p}\nspec:\n  \
+                      endpointSelector: {}\n  ingress:\n  - fromCIDR: [nonsense]\n";
         for (text, line, cause) in [
-            ("kind: A\n---\na: [\n", 3, "not YAML"),
-            ("\n\nmetadata: {name: x}\n", 3, "kind: missing"),
-            ("kind: Pod\n", 1, "metadata.name: missing or no text"),
-            ("kind: Pod\nmetadata: {name: ../../etc}\n", 1, "may not hold"),
-            ("kind: Pod\nmetadata: {name: a, namespace: a/b}\n", 1, "metadata.namespace"),
-            ("just text\n", 1, "kind: missing"),
+            ("apiVersion: v1\nkind: A\nmetadata: {name: a}\n---\na: [\n", 5, ""),
+            ("\n\nmetadata: {name: x}\n", 3, "apiVersion"),
+            ("apiVersion: v1\nkind: Pod\n", 1, "metadata.name: missing"),
+            ("apiVersion: v1\nkind: Pod\nmetadata: {name: ../../etc}\n", 1, "may not hold"),
+            ("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: a/b}\n", 1, "metadata.namespace"),
+            ("just text\n", 1, "map"),
+            (policy, 7, "spec.ingress[0].fromCIDR[0]"),
         ] {
             let mut problems = Vec::new();
-            read(text, &mut problems);
+            read("f", text, &mut problems);
             let found = problems.iter().find(|problem| problem.text.contains(cause));
             let problem = found.unwrap_or_else(|| panic!("{text:?} gave {problems:?}"));
             assert!(problem.line >= line, "{text:?} gave {problem:?}");

@@ -29,8 +29,6 @@ pub(crate) enum Request {
         namespace: String,
         name: String,
     },
-    /// Takes the sandbox down; answered at once.
-    Down,
 }
 
 /// A pod whose object is already in the desired directory.

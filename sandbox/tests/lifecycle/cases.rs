@@ -290,7 +290,8 @@ fn pods_and_policies_come_and_go() {
     );
     assert!(twice.is_err(), "a name is taken once");
     let (_files, file) = cluster_file(
-        "kind: CiliumNetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec: {}\n---\nkind: Pod\nmetadata:\n  \
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  \
+         endpointSelector: {}\n  ingress: [{}]\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  \
          name: extra\n  namespace: shop\n  annotations: {sandbox.specola.io/workload: http-server port=80}\n",
     );
     let file = file.to_str().expect("text");
