@@ -193,7 +193,9 @@ impl Node {
     /// Hooks the programs and fills the slot. The kernel drops all packets of a new endpoint until its first policy.
     fn enter_kernel(&mut self, id: u16, ifindex: u32) -> anyhow::Result<()> {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return Ok(()) };
-        self.kernel.add_endpoint(endpoint.file.slot, &record(&endpoint.file, ifindex))?;
+        let entry = record(&endpoint.file, ifindex);
+        self.kernel.add_endpoint(endpoint.file.slot, &entry)?;
+        endpoint.recorded = entry.identity;
         self.kernel.attach_endpoint(ifindex)?;
         endpoint.ifindex = ifindex;
         if matches!(endpoint.state, State::Creating | State::Invalid) {

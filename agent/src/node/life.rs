@@ -19,6 +19,8 @@ pub(super) struct Endpoint {
     pub(super) labels: LabelSet,
     /// Host side of its link; 0 = not made yet.
     pub(super) ifindex: u32,
+    /// Identity that the kernel's record has.
+    pub(super) recorded: u32,
     /// The policy that the kernel enforces; none before the first, and after a restart.
     pub(super) realized: Option<EndpointPolicy>,
     /// What the store has.
@@ -33,6 +35,7 @@ impl Endpoint {
             conditions: VecDeque::new(),
             labels: LabelSet::empty(),
             ifindex: 0,
+            recorded: 0,
             realized: None,
             published: None,
         }

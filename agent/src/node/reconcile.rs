@@ -4,7 +4,7 @@
 //!
 //! 1. identities: those of the store, those of this node's pods, those of the prefixes that old or new policies name;
 //! 2. the *old* policies are realized with the new identities, so that no packet meets an identity unknown to a policy;
-//! 3. the ipcache learns new addresses;
+//! 3. the kernel learns new addresses, and new identities of endpoints;
 //! 4. the *new* policies are realized;
 //! 5. the ipcache and the local identities forget what no policy names any more.
 //!
@@ -51,7 +51,7 @@ impl Node {
         if (new_identities || new_prefixes) && !changes.is_empty() {
             self.realize();
         }
-        let addresses_known = self.upsert_ips(changes);
+        let addresses_known = self.refresh_records() & self.upsert_ips(changes);
         if addresses_known {
             self.take_policies();
         }
@@ -254,15 +254,7 @@ impl Node {
             }
             return false;
         }
-        for (id, _, update) in &updates {
-            if let Err(error) = self.refresh_record(*id) {
-                tracing::warn!(
-                    endpoint = id,
-                    slot = update.slot,
-                    error = format!("{error:#}"),
-                    "endpoint record"
-                );
-            }
+        for (id, ..) in &updates {
             if let Some(endpoint) = self.endpoints.get_mut(id) {
                 endpoint.become_state(State::Regenerating);
             }
@@ -284,10 +276,28 @@ impl Node {
         complete
     }
 
-    /// The kernel's record of the endpoint gets its identity before the policy that was made for it.
+    /// Brings the identity in the kernel's records up to date, once policies know it. Returns whether all are.
+    fn refresh_records(&mut self) -> bool {
+        let mut complete = true;
+        let ids: Vec<u16> = self.endpoints.keys().copied().collect();
+        for id in ids {
+            if let Err(error) = self.refresh_record(id) {
+                complete = false;
+                self.not_realized(id, &error);
+            }
+        }
+        complete
+    }
+
     fn refresh_record(&mut self, id: u16) -> anyhow::Result<()> {
-        let Some(endpoint) = self.endpoints.get(&id) else { return Ok(()) };
-        self.kernel.add_endpoint(endpoint.file.slot, &record(&endpoint.file, endpoint.ifindex))
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return Ok(()) };
+        let wanted = record(&endpoint.file, endpoint.ifindex);
+        if endpoint.is_attached() && endpoint.state != State::Invalid && endpoint.recorded != wanted.identity
+        {
+            self.kernel.add_endpoint(endpoint.file.slot, &wanted)?;
+            endpoint.recorded = wanted.identity;
+        }
+        Ok(())
     }
 
     fn publish_cookies(&mut self) -> anyhow::Result<()> {
