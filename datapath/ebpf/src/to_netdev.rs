@@ -3,16 +3,14 @@
 use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
 use specola_datapath_common::event::point;
 
-use crate::{trace, verdict, work::Work};
+use crate::{trace, work::Work};
 
 #[classifier]
 fn to_netdev(ctx: TcContext) -> i32 {
-    if !trace::is_marked(&ctx) {
-        return TC_ACT_OK;
+    if trace::is_marked(&ctx)
+        && let Some(work) = Work::begin(&ctx)
+    {
+        trace::observe(&ctx, work, point::TO_NETWORK, false);
     }
-    let Some(work) = Work::begin(&ctx) else {
-        return TC_ACT_OK;
-    };
-    let outcome = trace::observe(&ctx, work, point::TO_NETWORK, false);
-    verdict::finish(work, outcome)
+    TC_ACT_OK
 }

@@ -4,6 +4,7 @@ use aya_ebpf::programs::TcContext;
 use specola_datapath_common::{
     conntrack::{CtValue, state},
     direction,
+    endpoint::EndpointRecord,
     event::{ct_state, flags, kind, lane},
 };
 
@@ -14,7 +15,7 @@ use crate::{
     event, ipcache,
     parse::{self, Network},
     skb::{self, mark},
-    verdict::{Drop, Outcome, PASS},
+    verdict::Drop,
     work::{Work, class},
 };
 
@@ -109,24 +110,24 @@ fn trace_record(work: &mut Work, point: u8, bits: u8) {
 
 /// A hook that only observes: reports packets of local pods that `from_container` marked for it.
 ///
-/// `closes` = no other hook reported the end of the connection.
-///
-/// # Errors
-/// The packet is malformed, which its first hook would have found.
+/// `closes` = no other hook reported the end of the connection. What is malformed, or no longer a pod's, is left
+/// alone: the packet's first hook judged it.
 #[inline(always)]
-pub(crate) fn observe(ctx: &TcContext, work: &mut Work, point: u8, closes: bool) -> Outcome {
-    let Network::Ip(packet) = parse::network(ctx, work)? else {
-        return PASS;
+pub(crate) fn observe(ctx: &TcContext, work: &mut Work, point: u8, closes: bool) {
+    let Ok(Network::Ip(packet)) = parse::network(ctx, work) else {
+        return;
     };
-    parse::transport(ctx, work, packet)?;
+    if parse::transport(ctx, work, packet).is_err() {
+        return;
+    }
     let version = work.event.ip_version;
     let src = ipcache::find(&work.src, version, &mut work.prefix);
-    if src.slot == 0 {
-        return PASS;
-    }
-    let sender = Endpoint::of_slot(u32::from(src.slot))?;
+    let Ok(sender) = Endpoint::of_slot(u32::from(src.slot)) else {
+        return;
+    };
     sender.describe(work, direction::EGRESS);
-    let (_, state) = sender.policy();
+    let (word, state) = sender.policy();
+    work.event.epoch = EndpointRecord::epoch(word);
     work.event.revision = state.revision;
     work.event.src_identity = src.identity;
     work.event.dst_identity = ipcache::find(&work.dst, version, &mut work.prefix).identity;
@@ -137,7 +138,6 @@ pub(crate) fn observe(ctx: &TcContext, work: &mut Work, point: u8, closes: bool)
         bits = if ended && closes { flags::COUNTERS | flags::CLOSE } else { flags::COUNTERS };
     }
     trace_record(work, point, bits);
-    PASS
 }
 
 /// Whether `from_container` wants this packet reported.

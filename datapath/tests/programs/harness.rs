@@ -13,7 +13,7 @@ use specola_datapath::{
         config,
         conntrack::{CtKey4, CtKey6, CtValue},
         endpoint::{EndpointRecord, PolicyState, policy_flags},
-        event::{Event, lane},
+        event::Event,
         ipcache::{IpInfo, IpKey, ip_flags},
         metrics::{LaneCount, PacketCount, metric_index},
         names,
@@ -270,6 +270,12 @@ impl Kernel {
         result.1
     }
 
+    /// Instructions that the verifier walked through.
+    pub(crate) fn verified_instructions(&self, name: &str) -> u32 {
+        let program: &SchedClassifier = self.ebpf.program(name).unwrap().try_into().unwrap();
+        program.info().unwrap().verified_instruction_count().unwrap()
+    }
+
     fn test_run(
         &mut self,
         name: &str,
@@ -307,7 +313,7 @@ impl Kernel {
                 events.push(event);
             }
         }
-        events.sort_by_key(|event| (event.boot_ns, event.lane == lane::TRACE));
+        events.sort_by_key(|event| event.boot_ns);
         events
     }
 

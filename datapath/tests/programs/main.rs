@@ -3,4 +3,12 @@
 //! Needs root and bpf(2); nothing is attached and nothing pinned.
 
 mod basics;
+mod connections;
+mod delivery;
+mod fragments;
+mod garbage;
 mod harness;
+mod headers;
+mod records;
+mod rules;
+mod sources;
