@@ -16,6 +16,13 @@ mod plan;
 mod stream;
 mod time;
 
+#[cfg(test)]
+#[expect(dead_code, reason = "the tests of the whole program use the rest")]
+#[path = "../tests/observe/fake.rs"]
+mod fake;
+#[cfg(test)]
+mod tests;
+
 pub(crate) use args::{ColorChoice, ObserveArgs};
 pub(crate) use time::{Layout, go_duration};
 

@@ -1,1 +1,113 @@
+use get_endpoint_request::Key;
+use insta::assert_snapshot;
 
+use super::*;
+
+fn backend() -> Endpoint {
+    Endpoint {
+        id: 7,
+        state: EndpointState::Ready.into(),
+        pod: Some(PodRef { namespace: "shop".to_owned(), name: "backend".to_owned() }),
+        identity: 258,
+        labels: vec!["k8s:app=backend".to_owned()],
+        ips: vec!["10.244.1.2".to_owned(), "fd00:10:244:1::2".to_owned()],
+        mac: "02:00:00:00:00:07".to_owned(),
+        host_ifname: "lxc0a1b".to_owned(),
+        policy_revision: 3,
+        ingress_enforced: true,
+        policy_entries: 2,
+        conditions: vec!["late \u{1b}[31m".to_owned()],
+        node: "n1".to_owned(),
+        ..Endpoint::default()
+    }
+}
+
+fn origin(name: &str, section: &str) -> PolicyOrigin {
+    PolicyOrigin {
+        kind: "CiliumNetworkPolicy".to_owned(),
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        section: section.to_owned(),
+        ..PolicyOrigin::default()
+    }
+}
+
+#[test]
+fn keys_are_read() {
+    for (text, key) in [
+        ("7", Key::Id(7)),
+        ("shop/backend", Key::Pod(PodRef { namespace: "shop".to_owned(), name: "backend".to_owned() })),
+        ("10.244.1.2", Key::Ip("10.244.1.2".to_owned())),
+        ("fd00:0:0::2", Key::Ip("fd00::2".to_owned())),
+    ] {
+        assert_eq!(parse_key(text).unwrap(), key, "{text}");
+    }
+    for text in ["backend", "/backend", "shop/", "", "-1"] {
+        assert!(parse_key(text).unwrap_err().to_string().contains("is no endpoint"), "{text}");
+    }
+}
+
+#[test]
+fn the_list_is_a_table() {
+    let mut out = Vec::new();
+    let odd = Endpoint { state: 99, ..Endpoint::default() };
+    table(&[backend(), odd]).write(&mut out).unwrap();
+    assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+    NODE   ID   POD            STATE   IDENTITY   IPS                           INGRESS    EGRESS   REVISION   ENTRIES
+    n1     7    shop/backend   ready   ID:258     10.244.1.2,fd00:10:244:1::2   enforced   open     3          2
+           0    -              99      unknown                                  open       open     0          0
+    ");
+}
+
+#[test]
+fn one_endpoint_shows_its_policy() {
+    let entry = |identity, first_port, last_port, action: &str, section: &str| PolicyEntry {
+        direction: "ingress".to_owned(),
+        identity,
+        protocol: 6,
+        first_port,
+        last_port,
+        action: action.to_owned(),
+        precedence: 5,
+        cookie: 1,
+        origins: vec![origin("backend", section)],
+    };
+    let found = GetEndpointResponse {
+        endpoint: Some(backend()),
+        policy: vec![
+            entry(257, 8080, 8080, "allow", "ingress"),
+            entry(2, 0, 65_535, "deny", "ingressDeny"),
+            PolicyEntry { protocol: 0, ..entry(0, 1000, 1999, "allow", "ingress") },
+        ],
+        ingress_selected_by: vec![origin("backend", "")],
+        egress_selected_by: Vec::new(),
+    };
+    let mut out = Vec::new();
+    print_one(&mut out, &found, Output::Compact).unwrap();
+    assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+    endpoint: 7
+    pod: shop/backend
+    node: n1
+    state: ready
+    identity: 258
+    labels: k8s:app=backend
+    addresses: 10.244.1.2 fd00:10:244:1::2
+    mac: 02:00:00:00:00:07
+    interface: lxc0a1b
+    policy revision: 3
+    ingress: enforced
+    egress: open
+    condition: late ^[[31m
+    ingress selected by: CiliumNetworkPolicy shop/backend
+
+    DIRECTION   IDENTITY   PROTOCOL   PORT        ACTION   PRECEDENCE   ORIGIN
+    ingress     ID:257     tcp        8080        allow    5            CiliumNetworkPolicy shop/backend ingress[0]
+    ingress     world      tcp        any         deny     5            CiliumNetworkPolicy shop/backend ingressDeny[0]
+    ingress     any        any        1000-1999   allow    5            CiliumNetworkPolicy shop/backend ingress[0]
+    ");
+    let mut out = Vec::new();
+    print_one(&mut out, &found, Output::Json).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(json["endpoint"]["pod"]["name"], "backend");
+    assert_eq!(json["policy"][0]["first_port"], 8080);
+}

@@ -48,7 +48,11 @@ pub(crate) async fn run<O: Write, E: Write>(
             event = events.recv() => match event {
                 Some(Event::Response(response)) => order.push(*response, Instant::now()),
                 Some(Event::Note(note)) => printer.note(&note)?,
-                None => break,
+                // Every server's task is about to end; why matters more than that.
+                None => match tasks.join_next().await {
+                    Some(ended) => ended??,
+                    None => break,
+                },
             },
             () = tokio::time::sleep(order.wait(Instant::now())), if !order.is_empty() => {}
             _ = reader_check.tick() => if reader_is_gone() { return Ok(ExitCode::SUCCESS) },
