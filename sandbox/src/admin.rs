@@ -1,5 +1,6 @@
 //! Calls to a node's agent over its admin socket.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -91,6 +92,21 @@ impl Admin {
         Ok(())
     }
 
+    /// What the agent knows of the cluster now.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub(crate) async fn knowledge(&mut self) -> anyhow::Result<Knowledge> {
+        let identities =
+            self.client.list_identities(api::ListIdentitiesRequest {}).await.map_err(describe)?;
+        let status = self.client.get_status(api::GetStatusRequest {}).await.map_err(describe)?.into_inner();
+        Ok(Knowledge {
+            identities: identities.into_inner().identities.iter().map(|identity| identity.id).collect(),
+            addresses: status.ipcache_entries,
+            all_ready: status.endpoints_ready == status.endpoints_total,
+        })
+    }
+
     /// The node's endpoints.
     ///
     /// # Errors
@@ -99,6 +115,16 @@ impl Admin {
         let answer = self.client.list_endpoints(api::ListEndpointsRequest {}).await.map_err(describe)?;
         Ok(answer.into_inner().endpoints)
     }
+}
+
+/// What an agent knows of the cluster.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Knowledge {
+    pub identities: BTreeSet<u32>,
+    /// Size of its address table.
+    pub addresses: u32,
+    /// Its own endpoints enforce the policy that it has.
+    pub all_ready: bool,
 }
 
 /// The state as users read it: "ready", "waiting-for-identity".

@@ -298,7 +298,7 @@ fn down(args: &DownArgs) -> anyhow::Result<ExitCode> {
     let text = if names.is_empty() {
         "no sandbox is running".to_owned()
     } else {
-        format!("{} is down", names.join(", "))
+        format!("taken down: {}", names.join(", "))
     };
     print(&format!("{text}\n"))?;
     Ok(ExitCode::SUCCESS)

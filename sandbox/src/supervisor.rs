@@ -5,6 +5,7 @@
 
 mod agent;
 mod control;
+mod converge;
 mod names;
 mod pod;
 mod report;
@@ -177,7 +178,13 @@ impl Supervisor {
         for pod in &spec.pods {
             self.pods.prepare(pod)?;
         }
+        let baseline = converge::baseline(&self.shared.cluster()).await?;
         try_join_all(spec.pods.iter().map(|pod| self.pods.wire(pod))).await?;
+        if !converge::wait(&self.shared.cluster(), &baseline).await? {
+            starter.progress(
+                "warning: some nodes do not know all pods yet, first connections may be judged without",
+            );
+        }
         names::write_all(&self.shared.cluster())?;
         starter.progress("starting the workloads");
         for pod in &spec.pods {

@@ -52,7 +52,8 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = UnixListener::bind(&flags.admin_socket)?;
-        let service = AgentServer::new(StandIn { pod_cidrs, endpoints: Mutex::default() });
+        let service =
+            AgentServer::new(StandIn { pod_cidrs, store: flags.store_dir, endpoints: Mutex::default() });
         tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming(UnixListenerStream::new(listener))
@@ -62,6 +63,8 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
 }
 
 struct StandIn {
+    /// Shared by all stand-ins: one file per pod.
+    store: PathBuf,
     pod_cidrs: Vec<String>,
     endpoints: Mutex<BTreeMap<String, api::Endpoint>>,
 }
@@ -101,6 +104,7 @@ impl StandIn {
             host_ifname: host,
             ..Default::default()
         };
+        std::fs::write(self.store.join(&request.container_id), "")?;
         endpoints.insert(request.container_id.clone(), endpoint.clone());
         Ok(endpoint)
     }
@@ -141,7 +145,10 @@ impl Agent for StandIn {
         &self,
         _: Request<api::GetStatusRequest>,
     ) -> Result<Response<api::GetStatusResponse>, Status> {
-        Ok(Response::new(api::GetStatusResponse { ready: true, ..Default::default() }))
+        let known =
+            std::fs::read_dir(&self.store).map_err(|error| Status::internal(error.to_string()))?.count();
+        let ipcache_entries = u32::try_from(2 * known).expect("few pods");
+        Ok(Response::new(api::GetStatusResponse { ready: true, ipcache_entries, ..Default::default() }))
     }
 
     async fn get_endpoint(
@@ -155,7 +162,8 @@ impl Agent for StandIn {
         &self,
         _: Request<api::ListIdentitiesRequest>,
     ) -> Result<Response<api::ListIdentitiesResponse>, Status> {
-        Err(Status::unimplemented("the sandbox does not ask for it"))
+        let identities = (256..300).map(|id| api::Identity { id, ..Default::default() }).collect();
+        Ok(Response::new(api::ListIdentitiesResponse { identities }))
     }
 
     async fn get_policy(

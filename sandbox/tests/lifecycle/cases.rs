@@ -247,7 +247,7 @@ fn a_killed_supervisor_is_cleaned_up_by_the_next_command() {
     // This process is its parent and does not reap it, so it stays as a zombie; its lock is gone all the same.
     eventually("the next command cleans up", PATIENCE, || {
         let ps = running.run(&["ps"]);
-        if text(&ps.stderr).contains("none is running") { Ok(()) } else { Err(ps) }
+        if text(&ps.stderr).contains("no sandbox \"case-killed\"") { Ok(()) } else { Err(ps) }
     });
     let left: BTreeSet<_> = traces(&name).into_iter().collect();
     assert_eq!(left, BTreeSet::new());
