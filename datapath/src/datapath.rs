@@ -60,6 +60,15 @@ impl Datapath {
         Self::assemble(config, loaded)
     }
 
+    /// Like [`Self::load`], without giving the programs to the kernel, which takes a while: nothing can be attached.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    #[cfg(feature = "test-util")]
+    pub fn load_maps(config: &Config) -> Result<Self, LoadError> {
+        Self::assemble(config, load::maps(config)?)
+    }
+
     fn assemble(config: &Config, loaded: load::Loaded) -> Result<Self, LoadError> {
         let load::Loaded { mut ebpf, recreated, policy, pins } = loaded;
         let rings = rings(&mut ebpf)?;
@@ -156,6 +165,14 @@ impl Datapath {
         self.endpoints.live(slot)
     }
 
+    /// The slot that packets of an interface find.
+    ///
+    /// # Errors
+    /// The map fails.
+    pub fn slot_of(&self, ifindex: u32) -> Result<Option<u16>, MapsError> {
+        self.endpoints.slot_of(ifindex)
+    }
+
     /// Whether an endpoint lives in a slot and has a realized policy.
     pub fn is_ready(&self, slot: u16) -> bool {
         self.endpoints.live(slot).is_some_and(|record| endpoints::is_ready(&record))
@@ -216,6 +233,15 @@ impl Datapath {
     /// [`Self::apply_policy`] gives it; an update that fails does not hold up the others.
     pub fn apply_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<Result<u32, ApplyError>> {
         self.policy.apply(&self.endpoints, updates)
+    }
+
+    /// Writes the inactive trie and makes it the active one, as a process does that dies before the grace period ends.
+    ///
+    /// # Errors
+    /// As for [`Self::apply_policy`].
+    #[cfg(feature = "test-util")]
+    pub fn apply_first_half(&mut self, update: &PolicyUpdate) -> Result<u32, ApplyError> {
+        self.policy.apply_first_half(&self.endpoints, update)
     }
 
     /// Policy entries in force for an endpoint.
@@ -351,6 +377,3 @@ fn backlogs(rings: &[RingBuf<MapData>; lane::COUNT]) -> Result<[Positions; lane:
 }
 
 const READER_PIN: &str = "SP_READER";
-
-#[cfg(test)]
-mod tests;

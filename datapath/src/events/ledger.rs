@@ -73,12 +73,6 @@ impl Ledger {
         }
     }
 
-    /// Fills every counter with another number.
-    #[cfg(test)]
-    pub(crate) fn add_for_test(&self) {
-        self.add([1, 2, 3], Rejected { size: 4, abi: 5, kind: 6 });
-    }
-
     /// Samples taken out of each lane, and bad samples among them.
     pub(crate) fn read(&self) -> ([u64; lane::COUNT], Rejected) {
         let word = |index| self.words.word(index).load(Ordering::Relaxed);

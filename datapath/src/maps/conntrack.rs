@@ -173,7 +173,7 @@ impl Conntrack {
         for key in expired {
             let Some(value) = self.take(&key)? else { continue };
             let connection = Connection { key, value };
-            if !connection.is_expired(now_ns) && self.put_back(&connection)? {
+            if !connection.is_expired(now_ns) && self.insert(&connection)? {
                 // A packet came between the look and the removal.
                 sweep.present += 1;
                 continue;
@@ -215,8 +215,11 @@ impl Conntrack {
         taken.map_err(|error| MapsError::kernel(NAME, "remove a connection")(MapError::IoError(error)))
     }
 
-    /// Enters a connection unless there is one of this key by now.
-    fn put_back(&mut self, connection: &Connection) -> Result<bool, MapsError> {
+    /// Enters a connection unless there is one of its key. Gives whether it was entered.
+    ///
+    /// # Errors
+    /// The kernel refused to change the table.
+    pub fn insert(&mut self, connection: &Connection) -> Result<bool, MapsError> {
         let entered = match (connection.key, Plain(connection.value)) {
             (ConnectionKey::V4(key), value) => {
                 self.v4[index(&connection.key)].0.insert(Plain(key), value, NO_EXIST)
@@ -230,13 +233,8 @@ impl Conntrack {
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
                 Ok(false)
             }
-            Err(error) => Err(MapsError::kernel(NAME, "put a connection back")(error)),
+            Err(error) => Err(MapsError::kernel(NAME, "enter a connection")(error)),
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn insert(&mut self, connection: &Connection) -> bool {
-        self.put_back(connection).unwrap()
     }
 }
 

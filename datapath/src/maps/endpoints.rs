@@ -96,11 +96,11 @@ impl EndpointTable {
     }
 
     /// The slot that packets of an interface find.
-    #[cfg(test)]
-    pub(crate) fn slot_of(&self, ifindex: u32) -> Result<Option<u32>, MapError> {
+    pub(crate) fn slot_of(&self, ifindex: u32) -> Result<Option<u16>, MapsError> {
         match self.by_ifindex.get(&ifindex, 0) {
+            Ok(slot) => Ok(u16::try_from(slot).ok()),
             Err(error) if is_not_found(&error) => Ok(None),
-            found => found.map(Some),
+            Err(error) => Err(MapsError::kernel(names::IFINDEX_SLOT, "look up")(error)),
         }
     }
 

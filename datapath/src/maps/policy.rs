@@ -217,8 +217,8 @@ impl PolicyMaps {
     }
 
     /// The first half of an update, as if the process died before the second.
-    #[cfg(test)]
-    pub(crate) fn realize_only(
+    #[cfg(feature = "test-util")]
+    pub(crate) fn apply_first_half(
         &mut self,
         endpoints: &EndpointTable,
         update: &PolicyUpdate,
