@@ -18,9 +18,6 @@ const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
 const V4_SHIFT: u32 = if cfg!(target_endian = "little") { 32 } else { 0 };
 
 impl Address {
-    /// No address.
-    pub(crate) const ZERO: Self = Self([0; 2]);
-
     /// The mapped form of an IPv4 address in memory order.
     #[inline(always)]
     pub(crate) const fn mapped(v4: u32) -> Self {

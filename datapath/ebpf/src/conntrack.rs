@@ -19,7 +19,7 @@ use crate::{
     keys::{Ct4, Ct6},
     maps::{SP_CT4_ANY, SP_CT4_TCP, SP_CT6_ANY, SP_CT6_TCP},
     verdict::Drop,
-    work::{Work, class},
+    work::{Work, class, clear_words},
 };
 
 /// A packet's place in its connection.
@@ -66,7 +66,10 @@ pub(crate) fn track(ctx: &TcContext, work: &mut Work) -> Track {
     } else {
         lookup(work)
     };
-    work.fresh.sides = [undecided(); 2];
+    if track.state == ct_state::NEW || track.state == ct_state::REOPENED {
+        undecided(&mut work.fresh.sides[0]);
+        undecided(&mut work.fresh.sides[1]);
+    }
     if track.dir != 0 {
         work.event.flags |= flags::REPLY;
     }
@@ -305,19 +308,11 @@ pub(crate) fn report(work: &mut Work, entry: *mut CtValue, dir: u8) -> bool {
     value.state == state::CLOSED
 }
 
-/// A side that is no local endpoint, or not decided.
-const fn undecided() -> CtSide {
-    CtSide {
-        stamp: 0,
-        cookie: 0,
-        verdict: 0,
-        slot: NO_SLOT,
-        proxy_port: 0,
-        match_type: 0,
-        flags: 0,
-        unreported_tcp_flags: 0,
-        pad: 0,
-    }
+/// Makes a side one that is no local endpoint, or not decided.
+#[inline(always)]
+fn undecided(side: &mut CtSide) {
+    clear_words(side);
+    side.slot = NO_SLOT;
 }
 
 const REPORT_SHIFT: u32 = 20;

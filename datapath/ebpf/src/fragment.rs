@@ -16,8 +16,7 @@ pub(crate) struct FragmentKey {
     src: Address,
     dst: Address,
     id: u32,
-    proto: u8,
-    pad: [u8; 3],
+    proto: u32,
 }
 
 /// Ports that the fields of [`Work`] get; for ICMP the echo id, and the type as the policy's port.
@@ -92,6 +91,5 @@ fn set_key(work: &mut Work, id: u32) {
     key.src = work.src;
     key.dst = work.dst;
     key.id = id;
-    key.proto = work.event.proto;
-    key.pad = [0; 3];
+    key.proto = u32::from(work.event.proto);
 }

@@ -50,13 +50,13 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     }
     let network = parse::network(ctx, work)?;
     spoof::check_mac(work, &sender)?;
-    let packet = match network {
-        Network::Ip(packet) => packet,
+    match network {
+        Network::Ip => {}
         Network::Arp => return PASS,
         Network::Other => return Err(Drop::new(drop::UNSUPPORTED_L3)),
-    };
+    }
     let only_neighbor = spoof::check_address(work, &sender)?;
-    parse::transport(ctx, work, packet)?;
+    parse::transport(ctx, work)?;
     if only_neighbor && !work.is(class::NEIGHBOR) {
         return Err(Drop::new(drop::INVALID_SOURCE_IP));
     }

@@ -25,7 +25,7 @@ fn from_host(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
-    let Network::Ip(packet) = parse::network(ctx, work)? else {
+    let Network::Ip = parse::network(ctx, work)? else {
         return PASS;
     };
     let version = work.event.ip_version;
@@ -37,7 +37,7 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     work.event.direction = direction::INGRESS;
     let receiver = Endpoint::of_slot(u32::from(dst.slot))?;
     receiver.describe(work, direction::INGRESS);
-    parse::transport(ctx, work, packet)?;
+    parse::transport(ctx, work)?;
     let src = ipcache::find(&work.src, version, &mut work.prefix);
     work.event.src_identity = src.identity;
     if skb::marks(ctx) & mark::FROM_POD != 0 {

@@ -34,7 +34,7 @@ fn from_netdev(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
-    let Network::Ip(packet) = parse::network(ctx, work)? else {
+    let Network::Ip = parse::network(ctx, work)? else {
         return PASS;
     };
     let version = work.event.ip_version;
@@ -52,7 +52,7 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     work.event.direction = direction::INGRESS;
     let receiver = Endpoint::of_slot(u32::from(dst.slot))?;
     receiver.describe(work, direction::INGRESS);
-    parse::transport(ctx, work, packet)?;
+    parse::transport(ctx, work)?;
     let track = conntrack::track(ctx, work);
     deliver::deliver(ctx, work, &track, receiver, Way::Peer)
 }

@@ -4,7 +4,7 @@
 //! sender's egress policy, [`deliver`] the receiver's ingress policy, whichever hook the packet came through.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(core_intrinsics, asm_experimental_arch)]
 #![expect(internal_features, reason = "the only way to an atomic add on this target")]
 
 mod address;

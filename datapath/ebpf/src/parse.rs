@@ -1,6 +1,6 @@
 //! From bytes to the fields of the record. Nothing here decides; what contradicts itself is an error.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use specola_datapath_common::{
     IPV4, IPV6,
     event::{flags, tcp_flags},
@@ -29,17 +29,17 @@ const MAX_L4_OFFSET: u32 = 1024;
 /// What is behind the link header.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Network {
-    /// IPv4 or IPv6; [`Packet`] says how it goes on.
-    Ip(Packet),
+    /// IPv4 or IPv6.
+    Ip,
     /// Address resolution.
     Arp,
     /// Anything else.
     Other,
 }
 
-/// An IP packet whose transport is not parsed yet.
+/// How far the headers are parsed.
 #[derive(Clone, Copy, Eq, PartialEq)]
-pub(crate) struct Packet {
+struct Cursor {
     next_header: u8,
     offset: u32,
     fragment: Fragment,
@@ -90,15 +90,15 @@ pub(crate) fn network(ctx: &TcContext, work: &mut Work) -> Result<Network, Drop>
     };
     work.set_macs(ethernet.src, ethernet.dst);
     match u16::from_be(ethernet.ethertype) {
-        ETHERTYPE_IPV4 => ipv4(ctx, work).map(Network::Ip),
-        ETHERTYPE_IPV6 => ipv6(ctx, work).map(Network::Ip),
+        ETHERTYPE_IPV4 => ipv4(ctx, work),
+        ETHERTYPE_IPV6 => ipv6(ctx, work),
         ETHERTYPE_ARP => Ok(Network::Arp),
         _ => Ok(Network::Other),
     }
 }
 
 #[inline(always)]
-fn ipv4(ctx: &TcContext, work: &mut Work) -> Result<Packet, Drop> {
+fn ipv4(ctx: &TcContext, work: &mut Work) -> Result<Network, Drop> {
     let Some(header) = skb::load::<Ipv4>(ctx, ETHERNET_LEN) else {
         return Err(Drop::new(drop::INVALID_PACKET));
     };
@@ -115,18 +115,14 @@ fn ipv4(ctx: &TcContext, work: &mut Work) -> Result<Packet, Drop> {
     event.proto = header.proto;
     work.set_addresses(Address::mapped(header.src), Address::mapped(header.dst));
     work.hop_limit = header.ttl;
-    let fragment = u16::from_be(header.fragment);
-    let id = u32::from(u16::from_be(header.id));
-    let fragment = match (fragment & 0x1fff, fragment & 0x2000) {
-        (0, 0) => Fragment::No,
-        (0, _) => Fragment::First(id),
-        _ => Fragment::Later(id),
-    };
-    Ok(Packet { next_header: header.proto, offset: ETHERNET_LEN + header_len, fragment })
+    work.fragment_field = u16::from_be(header.fragment);
+    work.fragment_id = u32::from(u16::from_be(header.id));
+    work.l4_offset = ETHERNET_LEN + header_len;
+    Ok(Network::Ip)
 }
 
 #[inline(always)]
-fn ipv6(ctx: &TcContext, work: &mut Work) -> Result<Packet, Drop> {
+fn ipv6(ctx: &TcContext, work: &mut Work) -> Result<Network, Drop> {
     let Some(header) = skb::load::<Ipv6>(ctx, ETHERNET_LEN) else {
         return Err(Drop::new(drop::INVALID_PACKET));
     };
@@ -139,8 +135,8 @@ fn ipv6(ctx: &TcContext, work: &mut Work) -> Result<Packet, Drop> {
     event.proto = header.next_header;
     work.set_addresses(header.src, header.dst);
     work.hop_limit = header.hop_limit;
-    let offset = ETHERNET_LEN + IPV6_LEN;
-    Ok(Packet { next_header: header.next_header, offset, fragment: Fragment::No })
+    work.l4_offset = ETHERNET_LEN + IPV6_LEN;
+    Ok(Network::Ip)
 }
 
 /// Parses the transport header, for IPv6 the extension headers before it.
@@ -148,16 +144,46 @@ fn ipv6(ctx: &TcContext, work: &mut Work) -> Result<Packet, Drop> {
 /// # Errors
 /// Headers are cut off, malformed, too many, or of a protocol that cannot be tracked.
 #[inline(always)]
-pub(crate) fn transport(ctx: &TcContext, work: &mut Work, mut packet: Packet) -> Result<(), Drop> {
-    if work.event.ip_version == IPV6 {
-        extensions(ctx, &mut packet)?;
-        work.event.proto = packet.next_header;
+pub(crate) fn transport(ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
+    match work.lend(|| sp_transport(ctx.as_ptr().cast())) {
+        0 => Ok(()),
+        reason => Err(Drop::new(reason as u8)),
     }
+}
+
+/// [`transport`] as a global function, which the verifier walks through once, for itself. Returns 0 or the drop reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sp_transport(skb: *mut __sk_buff) -> i32 {
+    let Some(work) = Work::current() else {
+        return i32::from(drop::INVALID_PACKET);
+    };
+    match parse_transport(&TcContext::new(skb), work) {
+        Ok(()) => 0,
+        Err(drop) => i32::from(drop.reason()),
+    }
+}
+
+#[inline(always)]
+fn parse_transport(ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
+    let fragment = if work.event.ip_version == IPV6 {
+        let mut cursor =
+            Cursor { next_header: work.event.proto, offset: work.l4_offset, fragment: Fragment::No };
+        extensions(ctx, &mut cursor)?;
+        work.event.proto = cursor.next_header;
+        work.l4_offset = cursor.offset;
+        cursor.fragment
+    } else {
+        match (work.fragment_field & 0x1fff, work.fragment_field & 0x2000) {
+            (0, 0) => Fragment::No,
+            (0, _) => Fragment::First(work.fragment_id),
+            _ => Fragment::Later(work.fragment_id),
+        }
+    };
     if work.src == work.dst {
         work.class |= class::SELF;
     }
-    work.l4_offset = packet.offset;
-    match packet.fragment {
+    match fragment {
         Fragment::No => ports(ctx, work),
         Fragment::First(id) => {
             ports(ctx, work)?;
@@ -175,18 +201,18 @@ pub(crate) fn transport(ctx: &TcContext, work: &mut Work, mut packet: Packet) ->
 
 /// Walks over IPv6 extension headers (RFC 8200 section 4).
 #[inline(always)]
-fn extensions(ctx: &TcContext, packet: &mut Packet) -> Result<(), Drop> {
+fn extensions(ctx: &TcContext, cursor: &mut Cursor) -> Result<(), Drop> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
     for _ in 0..MAX_EXTENSIONS {
-        let next = packet.next_header;
+        let next = cursor.next_header;
         if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
             return Ok(());
         }
-        let Some(header) = skb::load::<[u8; 8]>(ctx, packet.offset) else {
+        let Some(header) = skb::load::<[u8; 8]>(ctx, cursor.offset) else {
             return Err(Drop::new(drop::INVALID_EXTHDR));
         };
         let len = match next {
@@ -194,9 +220,9 @@ fn extensions(ctx: &TcContext, packet: &mut Packet) -> Result<(), Drop> {
             AUTHENTICATION => (u32::from(header[1]) + 2) * 4,
             _ => (u32::from(header[1]) + 1) * 8,
         };
-        packet.next_header = header[0];
-        packet.offset += len;
-        if packet.offset > MAX_L4_OFFSET {
+        cursor.next_header = header[0];
+        cursor.offset += len;
+        if cursor.offset > MAX_L4_OFFSET {
             return Err(Drop::new(drop::INVALID_EXTHDR));
         }
         if next == FRAGMENT {
@@ -204,11 +230,11 @@ fn extensions(ctx: &TcContext, packet: &mut Packet) -> Result<(), Drop> {
             let field = u16::from_be_bytes([header[2], header[3]]);
             if field >> 3 != 0 {
                 // What follows is in the middle of the datagram.
-                packet.fragment = Fragment::Later(id);
+                cursor.fragment = Fragment::Later(id);
                 return Ok(());
             }
             if field & 1 != 0 {
-                packet.fragment = Fragment::First(id);
+                cursor.fragment = Fragment::First(id);
             }
         }
     }
@@ -309,6 +335,7 @@ fn is_neighbor(kind: u8, hop_limit: u8) -> bool {
 
 /// The tuple of the packet that an ICMP error quotes.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Quoted {
     pub(crate) src: Address,
     pub(crate) dst: Address,
@@ -320,7 +347,28 @@ pub(crate) struct Quoted {
 /// Parses what follows the 8 bytes of an ICMP error's header. Only whole first packets without extension headers are
 /// understood; anything else is an error about nothing known.
 #[inline(always)]
-pub(crate) fn quoted(ctx: &TcContext, work: &Work) -> Option<Quoted> {
+pub(crate) fn quoted(ctx: &TcContext, work: &mut Work) -> Option<Quoted> {
+    if work.lend(|| sp_quoted(ctx.as_ptr().cast())) == 0 { None } else { Some(work.quoted) }
+}
+
+/// [`quoted`] as a global function, which the verifier walks through once. Returns 1 when `work.quoted` is filled.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sp_quoted(skb: *mut __sk_buff) -> i32 {
+    let Some(work) = Work::current() else {
+        return 0;
+    };
+    match parse_quoted(&TcContext::new(skb), work) {
+        Some(quoted) => {
+            work.quoted = quoted;
+            1
+        }
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn parse_quoted(ctx: &TcContext, work: &Work) -> Option<Quoted> {
     let inner = work.l4_offset + 8;
     let (src, dst, proto, transport) = if work.event.ip_version == IPV4 {
         let header = skb::load::<Ipv4>(ctx, inner)?;

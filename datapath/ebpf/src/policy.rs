@@ -136,10 +136,7 @@ fn ask(work: &mut Work, question: &Question, active: u32, state: &PolicyState) -
     work.policy.egress = u8::from(egress);
     work.policy.proto = work.event.proto;
     work.policy.dport_be = if no_ports { 0 } else { work.policy_port.to_be() };
-    let hit = match SP_POLICY.get(2 * question.endpoint.slot + active) {
-        Some(trie) => best(work, trie, question.peer),
-        None => None,
-    };
+    let hit = best(work, 2 * question.endpoint.slot + active, question.peer);
     let Some((value, any_peer)) = hit else {
         let reason = if no_ports { drop::FRAG_NOT_FOUND } else { drop::POLICY_DENIED };
         let verdict = if audit_mode { 0 } else { -i32::from(reason) };
@@ -160,13 +157,36 @@ fn ask(work: &mut Work, question: &Question, active: u32, state: &PolicyState) -
 
 /// The entry that decides, and whether it is one for any peer.
 #[inline(always)]
-fn best(work: &mut Work, trie: &PolicyTrie, peer: u32) -> Option<(PolicyValue, bool)> {
+fn best(work: &mut Work, trie_index: u32, peer: u32) -> Option<(PolicyValue, bool)> {
+    match work.lend(|| sp_policy(trie_index, peer)) {
+        OWN => Some((work.answer, false)),
+        ANY => Some((work.answer, true)),
+        _ => None,
+    }
+}
+
+/// [`sp_policy`]: no entry.
+const NONE: i32 = 0;
+/// [`sp_policy`]: an entry of this peer.
+const OWN: i32 = 1;
+/// [`sp_policy`]: an entry of any peer.
+const ANY: i32 = 2;
+
+/// Looks `work.policy` up in a trie, for this peer and for any, and leaves the better entry in `work.answer`. A global
+/// function, which the verifier walks through once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sp_policy(trie_index: u32, peer: u32) -> i32 {
+    let (Some(work), Some(trie)) = (Work::current(), SP_POLICY.get(trie_index)) else {
+        return NONE;
+    };
     work.policy.identity = peer;
     let own = entry(work, trie);
     if let Some(own) = own
         && own.precedence == PRECEDENCE_DENY
     {
-        return Some((own, false));
+        work.answer = own;
+        return OWN;
     }
     work.policy.identity = 0;
     let any = entry(work, trie);
@@ -174,11 +194,18 @@ fn best(work: &mut Work, trie: &PolicyTrie, peer: u32) -> Option<(PolicyValue, b
         (Some(own), Some(any)) => {
             let any_wins = any.precedence > own.precedence
                 || any.precedence == own.precedence && any.l4_prefix() > own.l4_prefix();
-            Some(if any_wins { (any, true) } else { (own, false) })
+            work.answer = if any_wins { any } else { own };
+            if any_wins { ANY } else { OWN }
         }
-        (Some(own), None) => Some((own, false)),
-        (None, Some(any)) => Some((any, true)),
-        (None, None) => None,
+        (Some(own), None) => {
+            work.answer = own;
+            OWN
+        }
+        (None, Some(any)) => {
+            work.answer = any;
+            ANY
+        }
+        (None, None) => NONE,
     }
 }
 

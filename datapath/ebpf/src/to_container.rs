@@ -34,12 +34,12 @@ fn to_container(ctx: TcContext) -> i32 {
 fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     let receiver = Endpoint::of_interface(work.event.ifindex)?;
     receiver.describe(work, direction::INGRESS);
-    let packet = match parse::network(ctx, work)? {
-        Network::Ip(packet) => packet,
+    match parse::network(ctx, work)? {
+        Network::Ip => {}
         Network::Arp => return PASS,
         Network::Other => return Err(Drop::new(drop::UNSUPPORTED_L3)),
-    };
-    parse::transport(ctx, work, packet)?;
+    }
+    parse::transport(ctx, work)?;
     if work.is(class::NEIGHBOR) {
         return PASS;
     }

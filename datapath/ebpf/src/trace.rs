@@ -114,10 +114,10 @@ fn trace_record(work: &mut Work, point: u8, bits: u8) {
 /// alone: the packet's first hook judged it.
 #[inline(always)]
 pub(crate) fn observe(ctx: &TcContext, work: &mut Work, point: u8, closes: bool) {
-    let Ok(Network::Ip(packet)) = parse::network(ctx, work) else {
+    let Ok(Network::Ip) = parse::network(ctx, work) else {
         return;
     };
-    if parse::transport(ctx, work, packet).is_err() {
+    if parse::transport(ctx, work).is_err() {
         return;
     }
     let version = work.event.ip_version;

@@ -22,6 +22,11 @@ impl Drop {
         Self { reason, reported: false }
     }
 
+    /// See [`drop`](specola_datapath_common::metrics::drop).
+    pub(crate) const fn reason(self) -> u8 {
+        self.reason
+    }
+
     /// A drop whose policy verdict record is its record.
     pub(crate) const fn reported(reason: u8) -> Self {
         Self { reason, reported: true }

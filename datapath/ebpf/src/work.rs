@@ -1,5 +1,7 @@
 //! What a program knows of the packet in its hands: one record per CPU, because the stack has 512 bytes.
 
+use core::{arch::asm, ptr};
+
 use aya_ebpf::{
     btf_maps::PerCpuArray,
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
@@ -9,13 +11,14 @@ use aya_ebpf::{
 use specola_datapath_common::{
     conntrack::CtValue,
     event::{EVENT_ABI, Event},
-    policy::PolicyKey,
+    policy::{PolicyKey, PolicyValue},
 };
 
 use crate::{
     address::{Address, Mac},
     fragment::FragmentKey,
     keys::{Ct4, Ct6, Prefix},
+    parse::Quoted,
     skb,
 };
 
@@ -54,6 +57,10 @@ pub(crate) struct Work {
     pub(crate) fragment: FragmentKey,
     pub(crate) prefix: Prefix,
     pub(crate) policy: PolicyKey,
+    /// The policy entry that decides.
+    pub(crate) answer: PolicyValue,
+    /// What an ICMP error quotes.
+    pub(crate) quoted: Quoted,
     /// Where the transport header begins.
     pub(crate) l4_offset: u32,
     /// See [`class`].
@@ -66,7 +73,10 @@ pub(crate) struct Work {
     /// The source is the lower half of the conntrack key.
     pub(crate) src_is_lo: u8,
     pub(crate) hop_limit: u8,
-    pub(crate) pad: [u8; 6],
+    /// IPv4: flags and offset, host byte order.
+    pub(crate) fragment_field: u16,
+    /// IPv4: identification.
+    pub(crate) fragment_id: u32,
 }
 
 #[btf_map]
@@ -76,40 +86,47 @@ impl Work {
     /// This CPU's record, ready for a new packet.
     #[inline(always)]
     pub(crate) fn begin(ctx: &TcContext) -> Option<&'static mut Self> {
-        let work = SP_WORK.get_ptr_mut(0)?;
-        // SAFETY: the slot is this CPU's; programs of one CPU do not nest (tc runs with bottom halves off), so nobody
-        // else holds a reference to it.
-        let work = unsafe { &mut *work };
+        let work = Self::current()?;
         work.class = 0;
         work.ct_src_port = 0;
         work.ct_dst_port = 0;
         work.policy_port = 0;
         let event = &mut work.event;
+        clear_words(event);
         event.abi = EVENT_ABI;
-        event.flags = 0;
         // SAFETY: neither helper has a precondition.
         event.boot_ns = unsafe { bpf_ktime_get_boot_ns() };
         event.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
-        event.endpoint_slot = 0;
-        event.endpoint_id = 0;
-        event.ip_version = 0;
-        event.proto = 0;
         event.ifindex = skb::ifindex(ctx);
         event.length = ctx.len();
-        event.src_identity = 0;
-        event.dst_identity = 0;
-        event.src_port = 0;
-        event.dst_port = 0;
-        event.tcp_flags = 0;
-        event.direction = 0;
-        event.cookie = 0;
-        event.revision = 0;
-        event.epoch = 0;
-        event.icmp_type = 0;
-        event.icmp_code = 0;
-        work.set_addresses(Address::ZERO, Address::ZERO);
-        work.set_macs([0; 3], [0; 3]);
+        clear_words(&mut work.src);
+        clear_words(&mut work.dst);
         Some(work)
+    }
+
+    /// This CPU's record as it is.
+    #[inline(always)]
+    pub(crate) fn current() -> Option<&'static mut Self> {
+        let work = SP_WORK.get_ptr_mut(0)?;
+        // SAFETY: the slot is this CPU's; programs of one CPU do not nest (tc runs with bottom halves off). A global
+        // function uses its own reference while its caller lends the record (`lend`).
+        Some(unsafe { &mut *work })
+    }
+
+    /// Runs a global function, which works on the record through a reference of its own.
+    ///
+    /// The compiler may assume that nobody but the holder of `&mut self` touches the record; the two assembler
+    /// blocks take that back: what is written before is in memory, what is read after comes from memory.
+    #[inline(always)]
+    pub(crate) fn lend<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        let record = ptr::from_mut(self);
+        // SAFETY: moves a register to itself; the operand says which memory is meant. (Not empty: the kernel wants at
+        // most one source line for an instruction.)
+        unsafe { asm!("{0} = {0}", inout(reg) record => _, options(nostack)) };
+        let result = call();
+        // SAFETY: as above.
+        unsafe { asm!("{0} = {0}", inout(reg) record => _, options(nostack)) };
+        result
     }
 
     /// Sets both addresses, here and in the record.
@@ -145,5 +162,16 @@ impl Work {
     #[inline(always)]
     pub(crate) fn is(&self, bits: u16) -> bool {
         self.class & bits != 0
+    }
+}
+
+/// Zeroes a record word by word. Plain stores of zero would become a call of `memset`, which here is a loop over bytes.
+#[inline(always)]
+pub(crate) fn clear_words<T>(record: &mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() >= 8) };
+    let words = ptr::from_mut(record).cast::<u64>();
+    for index in 0..size_of::<T>() / 8 {
+        // SAFETY: inside of the record, and aligned as just asserted; all callers' records are integers only.
+        unsafe { words.add(index).write_volatile(0) };
     }
 }
