@@ -42,10 +42,13 @@ pub enum SandboxCommand {
     Delete(DeleteArgs),
     /// Start a cluster, show its flows, take it down at the end
     Demo(DemoArgs),
+    /// Own a sandbox: what `up` starts
     #[command(hide = true)]
     Run(RunArgs),
+    /// Start a process in its control group and namespaces
     #[command(hide = true)]
     Enter(EnterArgs),
+    /// Run a pod's built-in workloads
     #[command(hide = true)]
     Workload(WorkloadArgs),
 }
@@ -58,6 +61,7 @@ pub struct NameArg {
     name: Option<String>,
 }
 
+/// Arguments of `up`.
 #[derive(Args, Clone, Debug)]
 pub struct UpArgs {
     /// Kubernetes YAML: Node, Namespace, Pod, policies
@@ -97,6 +101,7 @@ enum PolicyMode {
     Never,
 }
 
+/// Arguments of `down`.
 #[derive(Args, Clone, Debug)]
 pub struct DownArgs {
     #[command(flatten)]
@@ -106,6 +111,7 @@ pub struct DownArgs {
     all: bool,
 }
 
+/// Arguments of `ps`.
 #[derive(Args, Clone, Debug)]
 pub struct PsArgs {
     #[command(flatten)]
@@ -114,6 +120,7 @@ pub struct PsArgs {
     output: ps::Output,
 }
 
+/// Arguments of `exec`.
 #[derive(Args, Clone, Debug)]
 pub struct ExecArgs {
     #[command(flatten)]
@@ -131,6 +138,7 @@ pub struct ExecArgs {
     words: Vec<OsString>,
 }
 
+/// Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
 pub struct LogsArgs {
     #[command(flatten)]
@@ -145,6 +153,7 @@ pub struct LogsArgs {
     connections: bool,
 }
 
+/// Arguments of `apply`.
 #[derive(Args, Clone, Debug)]
 pub struct ApplyArgs {
     #[command(flatten)]
@@ -153,6 +162,7 @@ pub struct ApplyArgs {
     file: PathBuf,
 }
 
+/// Arguments of `delete`.
 #[derive(Args, Clone, Debug)]
 pub struct DeleteArgs {
     #[command(flatten)]
@@ -162,6 +172,7 @@ pub struct DeleteArgs {
     objects: Vec<String>,
 }
 
+/// Arguments of `demo`.
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
     /// Kubernetes YAML of the cluster
@@ -176,6 +187,7 @@ pub struct DemoArgs {
     agents: AgentArgs,
 }
 
+/// Arguments of the supervisor, which `up` starts.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     #[arg(long)]
@@ -192,6 +204,7 @@ pub struct RunArgs {
     agents: AgentArgs,
 }
 
+/// Arguments of the start of a process in its place.
 #[derive(Args, Clone, Debug)]
 pub struct EnterArgs {
     #[arg(long)]
@@ -204,6 +217,7 @@ pub struct EnterArgs {
     command: Vec<OsString>,
 }
 
+/// Arguments of a pod's process.
 #[derive(Args, Clone, Debug)]
 pub struct WorkloadArgs {
     #[arg(long)]

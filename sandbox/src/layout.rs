@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 /// Directory under which every sandbox of this machine has its own directory.
-pub const ROOT: &str = "/run/specola/sandbox";
+pub(crate) const ROOT: &str = "/run/specola/sandbox";
 
 /// The paths of one sandbox. Makes nothing, only names it.
 #[derive(Clone, Debug)]

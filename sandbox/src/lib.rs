@@ -16,18 +16,17 @@ mod lock;
 mod mounts;
 mod netns;
 mod place;
-pub mod spec;
+mod spec;
 mod state;
 mod supervisor;
 mod up;
 mod workload;
 
 pub use cleanup::clean_stale;
-pub use layout::{Layout, ROOT};
 pub use state::{Cluster, Node, Phase, Pod};
 pub use up::{Sandbox, UpOptions};
+pub use workload::ANNOTATION;
 pub use workload::journal::{Connection, Kind, Outcome, read as read_journal};
-pub use workload::{ANNOTATION, Workload, Workloads};
 
 /// The pods' interface.
 pub const POD_DEVICE: &str = "eth0";

@@ -15,18 +15,18 @@ use crate::layout::{is_label, is_subdomain};
 use crate::workload::{ANNOTATION, Workloads};
 
 pub(crate) use addresses::underlay_prefix;
-pub use document::Object;
+pub(crate) use document::Object;
 pub(crate) use document::file_name;
 
 /// Most nodes that one sandbox may have.
-pub const MAX_NODES: usize = 8;
+pub(crate) const MAX_NODES: usize = 8;
 
 /// The path of a node's socket holds its name, and the kernel takes 107 characters for the path.
 const LONGEST_NODE_NAME: usize = 32;
 
 /// A cluster: its nodes, its pods, and every object that the agents shall see.
 #[derive(Clone, Debug)]
-pub struct Spec {
+pub(crate) struct Spec {
     pub nodes: Vec<NodeSpec>,
     pub pods: Vec<PodSpec>,
     /// All objects, nodes and pods among them, with what the file left out filled in.
@@ -35,7 +35,7 @@ pub struct Spec {
 
 /// One node of the cluster.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct NodeSpec {
+pub(crate) struct NodeSpec {
     pub name: String,
     /// On the underlay.
     pub addresses: Vec<IpAddr>,
@@ -44,7 +44,7 @@ pub struct NodeSpec {
 
 /// One pod of the cluster.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PodSpec {
+pub(crate) struct PodSpec {
     pub namespace: String,
     pub name: String,
     pub node: String,
@@ -55,7 +55,7 @@ pub struct PodSpec {
 
 /// Everything that is wrong with a cluster file.
 #[derive(Debug, thiserror::Error)]
-pub struct InvalidSpec {
+pub(crate) struct InvalidSpec {
     file: String,
     problems: Vec<Problem>,
 }
@@ -71,7 +71,7 @@ impl Spec {
     ///
     /// # Errors
     /// When the file cannot be read or anything in it is wrong; all problems are told at once.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| anyhow::anyhow!("cannot read the cluster file {}: {error}", path.display()))?;
         Ok(Self::parse(&path.display().to_string(), &text)?)
@@ -81,7 +81,7 @@ impl Spec {
     ///
     /// # Errors
     /// When anything in it is wrong.
-    pub fn parse(file: &str, text: &str) -> Result<Self, InvalidSpec> {
+    pub(crate) fn parse(file: &str, text: &str) -> Result<Self, InvalidSpec> {
         let mut builder = Builder::default();
         let mut documents = document::read(file, text, &mut builder.problems);
         builder.check_unique(&documents);
@@ -100,7 +100,7 @@ impl Spec {
 ///
 /// # Errors
 /// When a document is no Kubernetes object.
-pub fn read_objects(file: &str, text: &str) -> Result<Vec<Object>, InvalidSpec> {
+pub(crate) fn read_objects(file: &str, text: &str) -> Result<Vec<Object>, InvalidSpec> {
     let mut problems = Vec::new();
     let objects = document::read(file, text, &mut problems);
     if problems.is_empty() { Ok(objects) } else { Err(InvalidSpec { file: file.to_owned(), problems }) }
@@ -211,6 +211,11 @@ impl Builder {
         }
         if !is_label(&namespace, 63) {
             return Err("metadata.namespace: not a lower-case DNS label".to_owned());
+        }
+        if object.value.pointer("/spec/hostNetwork").and_then(Value::as_bool) == Some(true) {
+            return Err(
+                "spec.hostNetwork: every pod of a sandbox has a network of its own; leave it out".to_owned()
+            );
         }
         if !self.node_names.contains(&node) {
             return Err(format!(

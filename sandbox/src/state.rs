@@ -13,12 +13,15 @@ use crate::layout::Layout;
 /// A sandbox cluster.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Cluster {
+    /// Name of the sandbox.
     pub name: String,
+    /// How far it has come.
     pub phase: Phase,
     /// Process id of the supervisor.
     pub pid: u32,
     /// Start time of that process in clock ticks since boot; with the id it names one process for ever.
     pub start_time: u64,
+    /// When the supervisor started.
     pub started_at: jiff::Timestamp,
     /// The cluster file.
     pub file: PathBuf,
@@ -26,11 +29,15 @@ pub struct Cluster {
     pub directory: PathBuf,
     /// Kubernetes objects that the agents watch; edit them to change the cluster.
     pub desired_dir: PathBuf,
+    /// What the agents share: identities, endpoints, nodes.
     pub store_dir: PathBuf,
     /// Directory of the nodes' pinned maps and links.
     pub pin_dir: PathBuf,
+    /// Control group of all its processes but the supervisor.
     pub cgroup: PathBuf,
+    /// Its nodes, in the order of the cluster file.
     pub nodes: Vec<Node>,
+    /// Its pods, in the order of the cluster file.
     pub pods: Vec<Pod>,
 }
 
@@ -38,14 +45,18 @@ pub struct Cluster {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
+    /// Not every pod is ready yet.
     Starting,
+    /// Every pod was ready; clients run.
     Ready,
+    /// It is being taken down.
     Stopping,
 }
 
 /// One node and its agent.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Node {
+    /// Name of the Node object.
     pub name: String,
     /// "running", or how the agent ended.
     pub state: String,
@@ -53,25 +64,36 @@ pub struct Node {
     pub pid: Option<u32>,
     /// How often the agent was started again.
     pub restarts: u32,
+    /// Addresses on the underlay.
     pub addresses: Vec<IpAddr>,
+    /// Networks that its pods' addresses are from.
     pub pod_cidrs: Vec<ipnet::IpNet>,
+    /// Unix socket of the observer service.
     pub observer_socket: PathBuf,
-    /// Reachable from the node's and the pods' namespaces.
+    /// TCP address of the observer service, reachable from the sandbox's namespaces.
     pub observer_address: String,
+    /// Unix socket of the agent's admin API.
     pub admin_socket: PathBuf,
-    /// Reachable from the node's and the pods' namespaces.
+    /// TCP address of the agent's metrics, reachable from the sandbox's namespaces.
     pub metrics_address: String,
+    /// Its network namespace.
     pub netns: PathBuf,
+    /// Control group of its agent and its pods.
     pub cgroup: PathBuf,
+    /// What the agent writes.
     pub log: PathBuf,
 }
 
 /// One pod.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Pod {
+    /// Namespace of the Pod object.
     pub namespace: String,
+    /// Name of the Pod object.
     pub name: String,
+    /// The node that it runs on.
     pub node: String,
+    /// Addresses that the agent gave it.
     pub ips: Vec<IpAddr>,
     /// Security identity; 0 while it has none.
     pub identity: u32,
@@ -85,7 +107,9 @@ pub struct Pod {
     pub workload: String,
     /// "running", or how the process ended.
     pub workload_state: String,
+    /// Its network namespace.
     pub netns: PathBuf,
+    /// Control group of its processes.
     pub cgroup: PathBuf,
     /// Files of the pod: hosts, resolv.conf, workload.log, connections.jsonl.
     pub directory: PathBuf,

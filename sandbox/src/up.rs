@@ -119,6 +119,7 @@ impl Sandbox {
         Self { layout, _lifeline: None }
     }
 
+    /// Name of the sandbox.
     pub fn name(&self) -> &str {
         self.layout.name()
     }

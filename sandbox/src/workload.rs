@@ -16,11 +16,11 @@ pub const ANNOTATION: &str = "sandbox.specola.io/workload";
 
 /// The workloads of one pod, parsed from [`ANNOTATION`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Workloads(pub Vec<Workload>);
+pub(crate) struct Workloads(pub Vec<Workload>);
 
 /// One built-in program.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Workload {
+pub(crate) enum Workload {
     /// Answers every HTTP request with 200 and the pod's name.
     HttpServer { port: u16 },
     /// Asks for a URL at a rate, one connection per request.
@@ -41,14 +41,14 @@ pub enum Workload {
 
 /// Where a client connects to.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Target {
+pub(crate) struct Target {
     pub host: String,
     pub port: u16,
 }
 
 /// How a client repeats.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Time between the starts of two connections.
     pub interval: Duration,
     /// How long a connection may take to be made, and to be answered.
@@ -60,7 +60,7 @@ pub struct Pace {
 
 /// Which of a name's addresses a client takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4 where the name has one.
     Any,
     V4,
@@ -69,14 +69,14 @@ pub enum Family {
 
 impl Workloads {
     /// True when one of them makes connections.
-    pub fn has_client(&self) -> bool {
+    pub(crate) fn has_client(&self) -> bool {
         self.0.iter().any(Workload::is_client)
     }
 }
 
 impl Workload {
     /// True when it makes connections.
-    pub fn is_client(&self) -> bool {
+    pub(crate) fn is_client(&self) -> bool {
         matches!(
             self,
             Self::HttpClient { .. } | Self::TcpClient { .. } | Self::UdpClient { .. } | Self::PortScan { .. }
@@ -133,7 +133,7 @@ impl FromStr for Workload {
 
 /// Why a workload annotation was refused.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
-pub enum InvalidWorkload {
+pub(crate) enum InvalidWorkload {
     #[error("workload is empty")]
     Empty,
     #[error(

@@ -42,14 +42,15 @@ pub(super) fn delete(name: Option<&str>, references: &[String]) -> anyhow::Resul
             [kind, name] => (kind, None, name),
             _ => bail!("{reference:?} is neither KIND/NAMESPACE/NAME nor KIND/NAME"),
         };
-        if kind.eq_ignore_ascii_case("node") {
+        let kind = long_kind(kind);
+        if kind == "node" {
             bail!("nodes of a running sandbox cannot be removed");
         }
-        let path = cluster.desired_dir.join(spec::file_name(kind, namespace, object));
+        let path = cluster.desired_dir.join(spec::file_name(&kind, namespace, object));
         if !path.try_exists()? {
             bail!("no {reference} in {}", cluster.desired_dir.display());
         }
-        if let (true, Some(namespace)) = (kind.eq_ignore_ascii_case("pod"), namespace) {
+        if let ("pod", Some(namespace)) = (kind.as_str(), namespace) {
             let request = Request::RemovePod { namespace: namespace.to_owned(), name: object.to_owned() };
             Sandbox::find(Some(&cluster.name))?.ask(&request).with_context(|| reference.clone())?;
         }
@@ -57,6 +58,21 @@ pub(super) fn delete(name: Option<&str>, references: &[String]) -> anyhow::Resul
         print(&format!("{reference} removed\n"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The kind in lower case; the short names that kubectl has too.
+fn long_kind(kind: &str) -> String {
+    let kind = kind.to_ascii_lowercase();
+    let long = match kind.as_str() {
+        "cnp" | "ciliumnetworkpolicies" => "ciliumnetworkpolicy",
+        "ccnp" | "ciliumclusterwidenetworkpolicies" => "ciliumclusterwidenetworkpolicy",
+        "netpol" | "networkpolicies" => "networkpolicy",
+        "po" | "pods" => "pod",
+        "ns" | "namespaces" => "namespace",
+        "no" | "nodes" => "node",
+        _ => return kind,
+    };
+    long.to_owned()
 }
 
 fn check_changeable(cluster: &Cluster, objects: &[Object]) -> anyhow::Result<()> {

@@ -25,6 +25,7 @@ pub(super) struct Seen {
     verdicts: BTreeMap<String, u64>,
     /// Dropped packets by reason and policies.
     drops: BTreeMap<String, u64>,
+    is_full: bool,
     /// Why the picture is not whole.
     pub problems: Vec<String>,
 }
@@ -97,6 +98,13 @@ impl Seen {
             *self.drops.entry(drop_cause(flow)).or_default() += 1;
         }
         let Some(tuple) = tuple(flow) else { return };
+        if self.forward.len() + self.dropped.len() >= MOST_CONNECTIONS {
+            if !self.is_full {
+                self.problems.push(format!("only the first {MOST_CONNECTIONS} connections were compared"));
+                self.is_full = true;
+            }
+            return;
+        }
         let is_reply = flow.get("is_reply").and_then(Value::as_bool) == Some(true);
         let reached = verdict == "FORWARDED" && text(flow, "/trace_observation_point") == "TO_ENDPOINT";
         if verdict == "DROPPED" {
@@ -145,6 +153,9 @@ fn drop_cause(flow: &Value) -> String {
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
+
+/// What a demo that runs for days keeps in memory.
+const MOST_CONNECTIONS: usize = 200_000;
 
 /// Hubble's number of drop events. A denied packet also gives a verdict event, which must not count twice.
 const DROP: u64 = 1;

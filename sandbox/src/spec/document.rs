@@ -10,7 +10,7 @@ use super::Problem;
 
 /// One Kubernetes object.
 #[derive(Clone, Debug)]
-pub struct Object {
+pub(crate) struct Object {
     pub kind: String,
     /// `None` where the kind has none; "default" where the object could have one and names none.
     pub namespace: Option<String>,
@@ -29,7 +29,7 @@ impl Object {
     }
 
     /// File name under which the agents find it: kind, namespace and name, which no two objects share.
-    pub fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         file_name(&self.kind, self.namespace.as_deref(), &self.name)
     }
 
@@ -37,7 +37,7 @@ impl Object {
     ///
     /// # Errors
     /// When the object cannot be written as YAML.
-    pub fn yaml(&self) -> anyhow::Result<String> {
+    pub(crate) fn yaml(&self) -> anyhow::Result<String> {
         match &self.text {
             Some(text) => Ok(text.clone()),
             None => Ok(serde_saphyr::to_string(&self.value)?),

@@ -66,6 +66,7 @@ fn wrong_files_name_line_object_and_field() {
     let cases = [
         (format!("{POD}---\n{POD}"), "f.yaml:6: Pod shop/web is defined twice"),
         (format!("{POD}spec: {{nodeName: nope}}\n"), "spec.nodeName: no node \"nope\""),
+        (format!("{POD}spec: {{hostNetwork: true}}\n"), "spec.hostNetwork: every pod"),
         (
             "kind: Pod\nmetadata:\n  name: a\n  annotations: {sandbox.specola.io/workload: dance}\n"
                 .to_owned(),

@@ -190,6 +190,7 @@ fn local_address(peer: SocketAddr, port: u16) -> Option<SocketAddr> {
     probe.local_addr().ok().map(|local| SocketAddr::new(local.ip(), port))
 }
 
-const MAX_CONNECTIONS: usize = 1024;
+/// Below the usual limit of 1024 open files.
+const MAX_CONNECTIONS: usize = 512;
 const MAX_REQUEST: usize = 16 * 1024;
 const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
