@@ -7,8 +7,8 @@ use std::sync::{
 
 use specola_datapath_common::event::Event;
 use specola_directory::Directory;
-use specola_flow::Flow;
-use specola_ring::Writer;
+use specola_flow::{Flow, Verdict};
+use specola_ring::{Class, Writer};
 use tokio::sync::watch;
 
 use crate::{convert::convert, ledger::Batch, namespaces::NamespaceTracker, shared::Shared};
@@ -76,11 +76,19 @@ impl Pipeline {
     }
 
     fn write(&mut self, flow: &Flow, batch: &mut Batch) {
-        self.ring.push(flow, flow.time_ns);
+        self.ring.push(flow, flow.time_ns, class(flow));
         batch.pushed += 1;
         let (metas, list) = (self.shared.directory.metas(), &self.shared.namespaces);
         self.namespaces.track(flow.source_meta, flow.time_ns, metas, list);
         self.namespaces.track(flow.destination_meta, flow.time_ns, metas, list);
+    }
+}
+
+/// What is looked for after the fact stays longer than what went well.
+fn class(flow: &Flow) -> Class {
+    match flow.verdict() {
+        Verdict::DROPPED | Verdict::ERROR | Verdict::AUDIT => Class::Protected,
+        _ => Class::Common,
     }
 }
 

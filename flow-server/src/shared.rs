@@ -148,7 +148,8 @@ fn flows_rate(ring: &Reader<Flow>, now_ns: u64) -> f64 {
     const WINDOW_NS: u64 = 60 * 1_000_000_000;
     let window_start = now_ns.saturating_sub(WINDOW_NS);
     let oldest = ring.oldest();
-    let mut cursor = ring.cursor(ring.seek_since(window_start));
+    // Older drops that are still held say nothing of the rate.
+    let mut cursor = ring.cursor(ring.seek_since(window_start).max(oldest));
     let (first_seq, first_ns) = loop {
         match cursor.next() {
             Next::Item { seq, value } if value.time_ns >= window_start => break (seq, value.time_ns),

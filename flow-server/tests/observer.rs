@@ -309,6 +309,25 @@ async fn a_lapped_reader_is_told_the_exact_number() {
 }
 
 #[tokio::test]
+async fn drops_outlive_a_flood_of_other_flows() {
+    let mut bed = Bed::new(16).await;
+    let denied = |port| Event { verdict: -133, src_port: port, ..base(kind::POLICY_VERDICT) };
+    bed.pipeline.ingest(&[denied(1), denied(2)], 0);
+    bed.traces(100..200);
+    let drops = || FlowFilter { verdict: vec![Verdict::Dropped.into()], ..FlowFilter::default() };
+    // The last four records of drops are kept: a verdict and a drop of each packet.
+    assert_eq!(bed.ports(GetFlowsRequest { whitelist: vec![drops()], ..last(20) }).await, [1, 1, 2, 2]);
+    assert_eq!(bed.ports(GetFlowsRequest { whitelist: vec![drops()], ..last(1) }).await, [2]);
+    assert_eq!(bed.ports(first(3)).await, [1, 1, 2]);
+    // All that is held, in order, without a word of loss: it was gone before the question.
+    let all: Vec<u64> = [1, 1, 2, 2].into_iter().chain(184..200).collect();
+    assert_eq!(bed.ports(last(0)).await, all);
+    assert_eq!(bed.ports(last(18)).await, all[2..]);
+    assert_eq!(bed.ports(range(Some(0), Some(190))).await, all[..11]);
+    assert_eq!(bed.ports(range(Some(195), None)).await, (195..200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_denied_packet_shows_verdict_and_drop_with_its_policies() {
     let mut bed = Bed::new(16).await;
     let origin = |name: &str, rule_index| PolicyOrigin {

@@ -91,9 +91,8 @@ fn the_writer_never_waits_for_readers() {
     let (mut pipeline, server, _) = bed(8);
     let stop = Arc::new(AtomicBool::new(false));
     let reader = {
-        let (stop, ring) = (Arc::clone(&stop), server.ring());
+        let (stop, mut cursor) = (Arc::clone(&stop), server.ring().cursor(0));
         std::thread::spawn(move || {
-            let mut cursor = ring.cursor(0);
             let (mut got, mut lost_count) = (0, 0);
             loop {
                 let is_last = stop.load(Ordering::Acquire);

@@ -4,7 +4,7 @@
 //! [`Directory`]. Any number of [`DirectoryReader`]s load the current one without a lock: the flow pipeline once per
 //! batch of events, the observer once per batch of answers.
 //!
-//! Publishing copies the maps that a batch touches (they are shared otherwise): about 0.1 ms with 10,000 pods, so
+//! Publishing copies the maps that a batch touches (they are shared otherwise): about 15 us with 10,000 addresses, so
 //! give it batches, not single changes, when there are many.
 #![forbid(unsafe_code)]
 

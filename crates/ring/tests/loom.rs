@@ -4,7 +4,7 @@
 #![cfg(loom)]
 
 use loom::thread;
-use specola_ring::{Next, Read, ring};
+use specola_ring::{Class, Next, Read, ring};
 
 /// Both words must belong together.
 fn record(seq: u64) -> [u64; 2] {
@@ -17,7 +17,7 @@ fn a_copy_is_never_torn() {
         let (mut writer, reader) = ring::<[u64; 2]>(1).unwrap();
         let writing = thread::spawn(move || {
             for seq in 0..2 {
-                writer.push(&record(seq), seq);
+                writer.push(&record(seq), seq, Class::Common);
             }
         });
         for seq in 0..2 {
@@ -35,12 +35,13 @@ fn a_copy_is_never_torn() {
 fn a_cursor_accounts_for_every_record() {
     loom::model(|| {
         let (mut writer, reader) = ring::<[u64; 2]>(2).unwrap();
+        // Made first: what is overwritten before a cursor exists is not its loss.
+        let (mut cursor, mut accounted) = (reader.cursor(0), 0);
         let writing = thread::spawn(move || {
             for seq in 0..3 {
-                writer.push(&record(seq), seq);
+                writer.push(&record(seq), seq, Class::Common);
             }
         });
-        let (mut cursor, mut accounted) = (reader.cursor(0), 0);
         let mut account = |next: Next<[u64; 2]>| match next {
             Next::Item { seq, value } => {
                 assert_eq!((seq, value), (accounted, record(seq)));
@@ -68,7 +69,7 @@ fn block_times_cover_what_is_readable() {
         let (mut writer, reader) = ring::<[u64; 2]>(2).unwrap();
         let writing = thread::spawn(move || {
             for (seq, time) in [(0, 5), (1, 9), (2, 3)] {
-                writer.push(&record(seq), time);
+                writer.push(&record(seq), time, Class::Common);
             }
         });
         let head = reader.head();
@@ -80,5 +81,45 @@ fn block_times_cover_what_is_readable() {
             }
         }
         writing.join().unwrap();
+    });
+}
+
+#[test]
+fn a_protected_record_is_held_while_common_ones_pass() {
+    loom::model(|| {
+        let (mut writer, reader) = ring::<[u64; 2]>(4).unwrap();
+        writer.push(&record(0), 0, Class::Protected);
+        for seq in 1..4 {
+            writer.push(&record(seq), seq, Class::Common);
+        }
+        let writing = thread::spawn(move || {
+            writer.push(&record(4), 4, Class::Common);
+        });
+        // Overwritten in the ring or not: it is there.
+        assert_eq!(reader.read(0), Read::Item(record(0)));
+        writing.join().unwrap();
+        assert_eq!(reader.oldest(), 1);
+        assert_eq!(reader.cursor(0).next(), Next::Item { seq: 0, value: record(0) });
+    });
+}
+
+#[test]
+fn a_protected_record_is_replaced_whole() {
+    loom::model(|| {
+        let (mut writer, reader) = ring::<[u64; 2]>(4).unwrap();
+        writer.push(&record(0), 0, Class::Protected);
+        for seq in 1..4 {
+            writer.push(&record(seq), seq, Class::Common);
+        }
+        let writing = thread::spawn(move || {
+            writer.push(&record(4), 4, Class::Protected);
+        });
+        match reader.read(0) {
+            Read::Item(value) => assert_eq!(value, record(0)),
+            Read::Overwritten => {}
+            Read::Pending => panic!("it was written before the thread began"),
+        }
+        writing.join().unwrap();
+        assert_eq!(reader.oldest_protected(), 1);
     });
 }

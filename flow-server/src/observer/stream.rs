@@ -56,11 +56,13 @@ impl FlowStream {
     pub(super) async fn open(shared: Arc<Shared>, query: FlowsQuery, drain: Drain) -> Self {
         let node = Arc::clone(shared.directory.load().node());
         let head = shared.ring.head();
-        let position = start(&shared, &query, &node, head).await;
+        // Made before the start is looked for: what is overwritten from now on is a loss.
+        let mut cursor = shared.ring.cursor(head);
+        cursor.seek(start(&shared, &query, &node, head).await);
         Self {
             drain,
             head: shared.head.clone(),
-            cursor: shared.ring.cursor(position),
+            cursor,
             end: (!query.follow).then_some(head),
             remaining: query.number.filter(|_| !query.follow),
             losses: Losses::default(),
