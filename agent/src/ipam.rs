@@ -111,10 +111,12 @@ impl Ipam {
         Ok(self.save()?)
     }
 
-    /// Addresses in use and addresses that can be given at all, over both families.
-    pub(crate) fn usage(&self) -> (usize, u64) {
-        let used = self.pools.iter().map(|pool| pool.used.len()).sum();
-        (used, self.pools.iter().map(|pool| pool.last - FIRST_OFFSET + 1).sum())
+    /// For each family: its name, addresses in use, and addresses that can be given at all.
+    pub(crate) fn usage(&self) -> impl Iterator<Item = (&'static str, usize, u64)> + '_ {
+        self.pools.iter().map(|pool| {
+            let family = if pool.cidr.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+            (family, pool.used.len(), pool.last - FIRST_OFFSET + 1)
+        })
     }
 
     fn save(&self) -> Result<(), PersistError> {
@@ -204,6 +206,10 @@ mod tests {
         Ipam::open(&dir.path().join("ipam.json"), &cidrs(texts)).expect("opens")
     }
 
+    fn used(ipam: &Ipam) -> usize {
+        ipam.usage().map(|(_, used, _)| used).sum()
+    }
+
     fn v4(addresses: Addresses) -> String {
         addresses.ipv4.expect("has IPv4").to_string()
     }
@@ -255,7 +261,7 @@ mod tests {
         ipam.allocate("a").expect("allocates");
         ipam.allocate("b").expect("allocates");
         assert!(ipam.allocate("c").is_err(), "IPv6 has two addresses");
-        assert_eq!(ipam.usage().0, 4);
+        assert_eq!(used(&ipam), 4);
     }
 
     #[test]
@@ -265,7 +271,7 @@ mod tests {
         ipam.allocate("kept").expect("allocates");
         ipam.allocate("lost").expect("allocates");
         ipam.retain(|owner| owner == "kept").expect("saves");
-        assert_eq!(ipam.usage().0, 1);
+        assert_eq!(used(&ipam), 1);
     }
 
     #[test]

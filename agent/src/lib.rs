@@ -26,6 +26,7 @@ mod node;
 mod persist;
 mod run;
 mod store;
+mod sweep;
 mod warnings;
 
 pub use config::{AgentConfig, Attach, LogForm, PolicyMode};

@@ -24,8 +24,8 @@ pub(crate) struct AgentMetrics {
     revision: Gauge,
     policies: Gauge,
     identities: Gauge,
-    ipam_used: Gauge,
-    ipam_capacity: Gauge,
+    ipam_used: Family<FamilyLabel, Gauge>,
+    ipam_capacity: Family<FamilyLabel, Gauge>,
     ipcache: Gauge,
     reconcile_seconds: Histogram,
     apply_seconds: Histogram,
@@ -38,6 +38,11 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct FamilyLabel {
+    family: &'static str,
+}
+
 impl AgentMetrics {
     pub(crate) fn new() -> Self {
         let histogram = || Histogram::new(exponential_buckets(0.0005, 2.0, 14));
@@ -46,8 +51,8 @@ impl AgentMetrics {
             revision: Gauge::default(),
             policies: Gauge::default(),
             identities: Gauge::default(),
-            ipam_used: Gauge::default(),
-            ipam_capacity: Gauge::default(),
+            ipam_used: Family::default(),
+            ipam_capacity: Family::default(),
             ipcache: Gauge::default(),
             reconcile_seconds: histogram(),
             apply_seconds: histogram(),
@@ -105,9 +110,10 @@ impl AgentMetrics {
         self.identities.set(gauge(count));
     }
 
-    pub(crate) fn addresses(&self, used: usize, capacity: u64) {
-        self.ipam_used.set(gauge(used));
-        self.ipam_capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
+    pub(crate) fn addresses(&self, family: &'static str, used: usize, capacity: u64) {
+        let label = FamilyLabel { family };
+        self.ipam_used.get_or_create(&label).set(gauge(used));
+        self.ipam_capacity.get_or_create(&label).set(i64::try_from(capacity).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn ipcache(&self, entries: usize) {
@@ -128,20 +134,14 @@ impl AgentMetrics {
     }
 }
 
-/// Counters that live in the kernel and in the flow server, as of the latest scrape.
+/// The kernel's counters as of the latest scrape.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ScrapedCounts(Arc<Mutex<Scraped>>);
-
-#[derive(Clone, Debug, Default)]
-struct Scraped {
-    kernel: KernelCounts,
-    flows: Vec<(&'static str, u64)>,
-}
+pub(crate) struct ScrapedCounts(Arc<Mutex<KernelCounts>>);
 
 impl ScrapedCounts {
-    /// Takes fresh numbers; `flows` are totals by kind.
-    pub(crate) fn set(&self, kernel: KernelCounts, flows: Vec<(&'static str, u64)>) {
-        *self.0.lock() = Scraped { kernel, flows };
+    /// Takes fresh numbers.
+    pub(crate) fn set(&self, counts: KernelCounts) {
+        *self.0.lock() = counts;
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
@@ -157,7 +157,7 @@ impl Collector for ScrapedCounts {
         let packets = |bytes: bool| {
             let value =
                 move |count: &specola_datapath::PacketCounts| if bytes { count.bytes } else { count.packets };
-            counts.kernel.packets.iter().map(move |count| {
+            counts.packets.iter().map(move |count| {
                 let reason = match count.reason {
                     0 => "FORWARDED".to_owned(),
                     reason => {
@@ -170,7 +170,7 @@ impl Collector for ScrapedCounts {
         };
         family(&mut encoder, "datapath_packets", "Packets by direction and drop reason", packets(false))?;
         family(&mut encoder, "datapath_bytes", "Bytes by direction and drop reason", packets(true))?;
-        let lanes = counts.kernel.lanes.iter().enumerate().flat_map(|(index, lane)| {
+        let lanes = counts.lanes.iter().enumerate().flat_map(|(index, lane)| {
             let values = [
                 ("submitted", lane.submitted),
                 ("reserve_failed", lane.reserve_failed),
@@ -181,9 +181,7 @@ impl Collector for ScrapedCounts {
                 (labels, value)
             })
         });
-        family(&mut encoder, "event_records", "Event records of the kernel by lane and outcome", lanes)?;
-        let flows = counts.flows.iter().map(|(kind, value)| (vec![("kind", (*kind).to_owned())], *value));
-        family(&mut encoder, "flow_records", "Records and flows of the flow pipeline by kind", flows)
+        family(&mut encoder, "event_records", "Event records of the kernel by lane and outcome", lanes)
     }
 }
 
@@ -224,13 +222,12 @@ mod tests {
             PacketCounts { direction: 2, reason: 0, packets: 9, bytes: 900 },
         ];
         let lanes = vec![LaneCount { attempts: 5, submitted: 4, reserve_failed: 1, folded: 0 }];
-        scraped.set(KernelCounts { packets, lanes }, vec![("pushed", 7)]);
+        scraped.set(KernelCounts { packets, lanes });
         let text = metrics.encode().expect("encodes");
         for line in [
             "specola_datapath_packets_total{direction=\"ingress\",reason=\"POLICY_DENIED\"} 4",
             "specola_datapath_bytes_total{direction=\"egress\",reason=\"FORWARDED\"} 900",
             "specola_event_records_total{lane=\"deny\",outcome=\"reserve_failed\"} 1",
-            "specola_flow_records_total{kind=\"pushed\"} 7",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

@@ -7,10 +7,12 @@
 mod endpoints;
 mod entries;
 mod feed;
+mod identities;
 mod ips;
 mod kernel;
 mod life;
 mod publish;
+mod realize;
 mod reconcile;
 mod views;
 
@@ -146,8 +148,14 @@ pub(crate) struct Node {
     filter: LabelFilter,
     repository: Repository,
     identities: IdentityTable,
+    /// Grows with each change of `identities`.
+    generation: u64,
     desired: Arc<Desired>,
+    /// The desired state whose policies the repository has.
+    taken: Option<Arc<Desired>>,
     contents: Arc<Contents>,
+    /// Grows with each new `contents`.
+    contents_version: u64,
     endpoints: BTreeMap<u16, Endpoint>,
     ids: Turn,
     slots: Turn,
@@ -186,8 +194,11 @@ impl Node {
             peer_routes: parts.peer_routes,
             filter: LabelFilter::identity_relevant(),
             identities: IdentityTable::with_reserved(),
+            generation: 0,
             desired,
+            taken: None,
             contents,
+            contents_version: 0,
             endpoints: BTreeMap::new(),
             ids: Turn::new(1, u16::MAX),
             slots: Turn::new(1, endpoints::LAST_SLOT),
@@ -211,6 +222,7 @@ impl Node {
                 }
                 Ok(()) = inputs.contents.changed() => {
                     self.contents = Arc::clone(&inputs.contents.borrow_and_update());
+                    self.contents_version += 1;
                     self.reconcile();
                 }
                 () = tokio::time::sleep(RETRY), if retry => self.reconcile(),

@@ -1,39 +1,41 @@
 //! Assembly: builds every part, connects them, and runs until a signal.
 
+mod host;
+mod reader;
+mod servers;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use specola_datapath::{Config as DatapathConfig, Datapath, EventReader, ReaderCounts};
 use specola_directory::{DirectoryReader, DirectoryWriter, directory};
 use specola_flow::{InstanceId, NodeInfo};
-use specola_flow_server::{Config as FlowConfig, FlowServer, ListenConfig, Listeners, Pipeline, flow_server};
+use specola_flow_server::{Config as FlowConfig, FlowServer, Pipeline, flow_server};
 use specola_lifecycle::{Drain, Lifecycle, build_info, termination};
-use specola_policy::{IpFamilies, Settings};
 use specola_telemetry::{Metrics, init_logs};
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
-use crate::admin::{AdminService, AdminSocket};
+use self::host::{build_datapath, build_network};
+use self::reader::ReaderThread;
+use self::servers::spawn_servers;
 use crate::config::AgentConfig;
 use crate::cookie::CookieTable;
 use crate::desired::{Desired, DesiredDirectory, Node as NodeObject};
 use crate::follow::{DesiredFollower, RouteFollower, StoreFollower};
 use crate::fs_watch::DirWatch;
-use crate::http::{HttpServer, Refresh};
 use crate::identity::LocalIdentities;
 use crate::ipam::Ipam;
 use crate::metrics::{AgentMetrics, ScrapedCounts};
-use crate::net::{HostDevice, Net};
+use crate::net::Net;
 use crate::node::{Node, NodeHandle, NodeInputs, NodeParts, NodeSettings};
 use crate::persist;
 use crate::store::{Contents, DirectoryStore, Store};
+use crate::sweep::Sweeper;
 use crate::warnings::Warnings;
 
 /// Runs the agent until SIGTERM, SIGINT or a fatal error. Pinned programs and maps keep working after it.
@@ -49,17 +51,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         agent = Agent::build(&config) => agent?,
         () = &mut stop => return Ok(()),
     };
-    let Agent { life, reader } = agent;
-    let outcome = life.run_until(stop, config.drain_timeout).await;
-    for error in &outcome.errors {
-        tracing::error!(%error, "while stopping");
-    }
-    if !outcome.aborted.is_empty() {
-        tracing::error!(tasks = outcome.aborted.join(", "), "tasks missed the drain deadline");
-    }
-    reader.stop().await?;
-    tracing::info!("agent stopped; programs and maps stay in force");
-    outcome.cause.map_or(Ok(()), |cause| Err(cause).context("the agent stopped by itself"))
+    agent.run_until(stop, config.drain_timeout).await
 }
 
 /// A program that is ready to run.
@@ -79,6 +71,7 @@ impl Agent {
         let (settings, host) = build_network(config, &node_object, &state.ipam, &net).await?;
         let mut datapath = build_datapath(config, &net, &settings, host).await?;
         let events = datapath.take_reader().context("the event reader was taken twice")?;
+        let connections = datapath.take_conntrack().context("the connection tables were taken twice")?;
         let (writer, directory_reader) = build_directory(config, &node_object);
         let (pipeline, flows) = build_flow_server(config, directory_reader)?;
 
@@ -86,7 +79,7 @@ impl Agent {
         let (desired_out, desired) = watch::channel(Arc::new(files.merge()));
         let (contents_out, contents) = watch::channel(Arc::new(store.list()?));
         let (routes_out, routes) = watch::channel(BTreeMap::new());
-        let metrics = build_metrics();
+        let metrics = build_metrics(&flows);
         let parts = NodeParts {
             kernel: Box::new(datapath),
             store: Arc::clone(&store) as Arc<dyn Store>,
@@ -99,12 +92,32 @@ impl Agent {
             peer_routes: routes_out,
         };
         let devices = net.names().await?;
-        let node = build_node(&mut life, settings, parts, (desired, contents), devices)?;
+        let (node, half_made) = build_node(&mut life, settings, parts, (desired, contents), &devices)?;
+        for device in half_made {
+            net.remove_pod_link(&device).await?;
+        }
         let reader = ReaderThread::start(events, pipeline)?;
+        let sweeper = Sweeper { connections, events: flows.agent_events(), warnings: warnings.clone() };
+        life.spawn("connections", sweeper.run(life.drain()));
         let followers = Followers { files, store, desired_out, contents_out, routes };
         followers.spawn(&mut life, &net, &warnings)?;
         spawn_servers(&mut life, config, &node, &net, &flows, metrics).await?;
         Ok(Self { life, reader })
+    }
+
+    /// Runs until `stop`, then drains: first the tasks, then the events that the kernel has left.
+    async fn run_until(self, stop: impl Future<Output = ()>, deadline: Duration) -> anyhow::Result<()> {
+        let Self { life, reader } = self;
+        let outcome = life.run_until(stop, deadline).await;
+        for error in &outcome.errors {
+            tracing::error!(%error, "while stopping");
+        }
+        if !outcome.aborted.is_empty() {
+            tracing::error!(tasks = outcome.aborted.join(", "), "tasks missed the drain deadline");
+        }
+        reader.stop().await?;
+        tracing::info!("agent stopped; programs and maps stay in force");
+        outcome.cause.map_or(Ok(()), |cause| Err(cause).context("the agent stopped by itself"))
     }
 }
 
@@ -153,13 +166,13 @@ fn prepare_directories(config: &AgentConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn endpoints_dir(config: &AgentConfig) -> std::path::PathBuf {
+fn endpoints_dir(config: &AgentConfig) -> PathBuf {
     config.state_dir.join("endpoints")
 }
 
 /// Reads the desired state, and waits until it has this node with its pod CIDRs.
 async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory, NodeObject)> {
-    let mut files = DesiredDirectory::new(&config.desired_dir);
+    let mut files = DesiredDirectory::open(&config.desired_dir, &config.state_dir.join("desired.json"))?;
     let watch = DirWatch::new().context("watching the desired state")?;
     watch.add(&config.desired_dir).with_context(|| format!("watching {}", config.desired_dir.display()))?;
     let mut said = false;
@@ -184,79 +197,6 @@ async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory,
         }
         watch.changed().await?;
     }
-}
-
-async fn build_network(
-    config: &AgentConfig,
-    node: &NodeObject,
-    ipam: &Ipam,
-    net: &Net,
-) -> anyhow::Result<(NodeSettings, HostDevice)> {
-    let cidrs: Vec<IpNet> = ipam.cidrs().collect();
-    let host = net
-        .ensure_host_device(ipam.routers(), &cidrs, &config.devices, config.mtu)
-        .await
-        .context("setting up the host device")?;
-    let internal_ips = node.internal_ips();
-    let mut local_ips: Vec<IpAddr> = net.local_addresses().await?;
-    local_ips.extend(internal_ips.iter().copied().chain(ipam.routers().iter()));
-    local_ips.sort_unstable();
-    local_ips.dedup();
-    let policy = Settings {
-        cluster_name: config.cluster_name.clone(),
-        mode: config.policy_mode.into(),
-        ip_families: families(&cidrs),
-        ..Settings::default()
-    };
-    let settings = NodeSettings {
-        node_name: config.node_name.clone(),
-        cluster_name: config.cluster_name.clone(),
-        policy,
-        internal_ips,
-        local_ips,
-        mtu: config.mtu,
-        endpoints_dir: endpoints_dir(config),
-    };
-    Ok((settings, host))
-}
-
-fn families(cidrs: &[IpNet]) -> IpFamilies {
-    let has = |ipv4: bool| cidrs.iter().any(|cidr| cidr.addr().is_ipv4() == ipv4);
-    match (has(true), has(false)) {
-        (true, false) => IpFamilies::V4,
-        (false, true) => IpFamilies::V6,
-        _ => IpFamilies::Dual,
-    }
-}
-
-async fn build_datapath(
-    config: &AgentConfig,
-    net: &Net,
-    settings: &NodeSettings,
-    host: HostDevice,
-) -> anyhow::Result<Datapath> {
-    let mut devices = Vec::new();
-    for name in &config.devices {
-        devices.push(net.ifindex(name).await?);
-    }
-    let mut wanted = DatapathConfig::new(&config.pin_dir);
-    wanted.attach = config.attach.into();
-    wanted.trace_interval_ms = config.trace_interval_ms;
-    wanted.host_ifindex = host.ifindex;
-    wanted.host_mac = host.mac;
-    wanted.dual_stack = settings.policy.ip_families == IpFamilies::Dual;
-    let load = move || -> anyhow::Result<Datapath> {
-        let mut datapath = Datapath::load(&wanted).context("loading the datapath")?;
-        for map in datapath.recreated() {
-            tracing::warn!(?map, "a pinned map had another layout and starts empty");
-        }
-        datapath.attach_host(host.ifindex).context("attaching to the host device")?;
-        for ifindex in devices {
-            datapath.attach_netdev(ifindex).context("attaching to a node device")?;
-        }
-        Ok(datapath)
-    };
-    tokio::task::spawn_blocking(load).await?
 }
 
 fn build_directory(config: &AgentConfig, node: &NodeObject) -> (DirectoryWriter, DirectoryReader) {
@@ -287,7 +227,7 @@ struct AllMetrics {
     scraped: ScrapedCounts,
 }
 
-fn build_metrics() -> AllMetrics {
+fn build_metrics(flows: &FlowServer) -> AllMetrics {
     let all = AllMetrics {
         registry: Arc::new(Metrics::new()),
         agent: AgentMetrics::new(),
@@ -296,22 +236,24 @@ fn build_metrics() -> AllMetrics {
     all.registry.register(|registry| {
         all.agent.register(registry);
         all.scraped.register(registry);
+        flows.register_metrics(registry);
     });
     all
 }
 
-/// Starts the node thread. It is ready once its first pass is done.
+/// Starts the node thread. It is ready once its first pass is done. The names are those of links that an earlier
+/// process did not finish.
 fn build_node(
     life: &mut Lifecycle,
     settings: NodeSettings,
     parts: NodeParts,
     (desired, contents): (watch::Receiver<Arc<Desired>>, watch::Receiver<Arc<Contents>>),
-    devices: Vec<(u32, String)>,
-) -> anyhow::Result<NodeHandle> {
+    devices: &[(u32, String)],
+) -> anyhow::Result<(NodeHandle, Vec<String>)> {
     let (handle, calls) = NodeHandle::channel();
     let first = (Arc::clone(&desired.borrow()), Arc::clone(&contents.borrow()));
     let mut node = Node::new(settings, parts, first.0, first.1)?;
-    node.restore(&devices).context("restoring endpoints")?;
+    let half_made = node.restore(devices).context("restoring endpoints")?;
     let inputs = NodeInputs { desired, contents, calls };
     let (ended, end) = oneshot::channel();
     let drain = life.drain();
@@ -330,42 +272,13 @@ fn build_node(
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         joined.is_ok().then_some(()).context("the node thread cannot be joined")
     });
-    Ok(handle)
+    Ok((handle, half_made))
 }
 
 fn run_node(node: Node, inputs: NodeInputs, drain: Drain) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(node.run(inputs, drain));
     Ok(())
-}
-
-/// The thread that drains kernel events into the flow pipeline.
-struct ReaderThread {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<ReaderCounts>,
-}
-
-impl ReaderThread {
-    fn start(reader: EventReader, mut pipeline: Pipeline) -> anyhow::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let sink = move |tick: specola_datapath::Tick<'_>| {
-            for (reason, count) in tick.rejected.by_reason() {
-                pipeline.reject(reason, count);
-            }
-            pipeline.ingest(tick.events, tick.clock_offset_ns);
-        };
-        let thread = reader.spawn(Arc::clone(&stop), sink).context("starting the reader thread")?;
-        Ok(Self { stop, thread })
-    }
-
-    /// Stops after a last drain of the lanes.
-    async fn stop(self) -> anyhow::Result<()> {
-        self.stop.store(true, Ordering::Release);
-        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await?;
-        let counts = joined.map_err(|_panic| anyhow::anyhow!("the reader thread panicked"))?;
-        tracing::debug!(?counts, "reader stopped");
-        Ok(())
-    }
 }
 
 struct Followers {
@@ -398,63 +311,5 @@ impl Followers {
     }
 }
 
-async fn spawn_servers(
-    life: &mut Lifecycle,
-    config: &AgentConfig,
-    node: &NodeHandle,
-    net: &Net,
-    flows: &FlowServer,
-    metrics: AllMetrics,
-) -> anyhow::Result<()> {
-    make_parent(&config.observer_socket)?;
-    let listen =
-        ListenConfig { unix: Some(config.observer_socket.clone()), tcp: Some(config.observer_listen) };
-    let observer = Listeners::bind(&listen).await?;
-    let (server, drain) = (flows.clone(), life.drain());
-    life.spawn("observer", async move { server.serve(observer, drain).await });
-
-    let listener = TcpListener::bind(config.metrics_listen)
-        .await
-        .with_context(|| format!("listening on {} for metrics", config.metrics_listen))?;
-    let refresh = refresh(node.clone(), flows.clone(), metrics.scraped);
-    let http = HttpServer { metrics: metrics.registry, readiness: life.readiness(), refresh };
-    life.spawn("metrics", http.run(listener, life.drain()));
-
-    // Last: who finds the admin socket finds an agent that works.
-    let socket = AdminSocket::bind(&config.admin_socket).await?;
-    let admin = AdminService::new(node.clone(), net.clone(), flows.clone(), life.readiness(), config.mtu);
-    life.spawn("admin", admin.serve(socket, life.drain()));
-    Ok(())
-}
-
-fn refresh(node: NodeHandle, flows: FlowServer, scraped: ScrapedCounts) -> Refresh {
-    Arc::new(move || {
-        let (node, flows, scraped) = (node.clone(), flows.clone(), scraped.clone());
-        Box::pin(async move {
-            let kernel = match node.call(|node| node.kernel_counts()).await {
-                Ok(Ok(counts)) => counts,
-                Ok(Err(error)) => return tracing::warn!(error = format!("{error:#}"), "kernel counters"),
-                Err(gone) => return tracing::debug!(%gone, "kernel counters"),
-            };
-            let status = flows.status();
-            let ledger = status.ledger;
-            let numbers = vec![
-                ("consumed", ledger.consumed),
-                ("agent", ledger.agent),
-                ("agent_refused", ledger.agent_refused),
-                ("expanded", ledger.expanded),
-                ("pushed", ledger.pushed),
-                ("rejected", ledger.rejected.values().sum()),
-                ("overwritten", status.overwritten),
-            ];
-            scraped.set(kernel, numbers);
-        })
-    })
-}
-
-fn make_parent(path: &Path) -> anyhow::Result<()> {
-    match path.parent() {
-        Some(parent) => Ok(persist::make_dir(parent)?),
-        None => Ok(()),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -4,22 +4,32 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::file::{FileState, Located, Object};
+use super::file::{FileState, Located, Object, SavedDocument};
 use super::{Desired, Refused};
+use crate::persist::{self, PersistError};
 
 /// Files of the desired state, read again after each change.
 #[derive(Debug)]
 pub(crate) struct DesiredDirectory {
     root: PathBuf,
     files: BTreeMap<String, FileState>,
+    /// Where the documents in force are kept for the next start.
+    memory: PathBuf,
     /// Why the directory itself could not be read last time.
     problem: Option<String>,
 }
 
 impl DesiredDirectory {
-    /// A directory that was not read yet.
-    pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), files: BTreeMap::new(), problem: None }
+    /// A directory that was not read yet. `memory` has the documents that were in force when the agent ended: a
+    /// document that was broken meanwhile must not take its policy away.
+    pub(crate) fn open(root: &Path, memory: &Path) -> Result<Self, PersistError> {
+        let saved: BTreeMap<String, Vec<SavedDocument>> = persist::load_json(memory)?.unwrap_or_default();
+        let mut files = BTreeMap::new();
+        for (file, documents) in saved {
+            let state = FileState::restore(&file, documents);
+            files.insert(file, state);
+        }
+        Ok(Self { root: root.to_owned(), files, memory: memory.to_owned(), problem: None })
     }
 
     /// The directory.
@@ -52,6 +62,9 @@ impl DesiredDirectory {
                 Err(cause) => state.unreadable(&name, &cause),
             };
         }
+        if changed && let Err(error) = self.remember() {
+            self.problem = Some(error.to_string());
+        }
         changed
     }
 
@@ -75,6 +88,14 @@ impl DesiredDirectory {
             }
         }
         desired
+    }
+}
+
+impl DesiredDirectory {
+    fn remember(&self) -> Result<(), PersistError> {
+        let saved: BTreeMap<&String, Vec<SavedDocument>> =
+            self.files.iter().map(|(file, state)| (file, state.save())).collect();
+        persist::save_json(&self.memory, &saved)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use specola_policy::document::{Document, split_documents};
 use specola_policy::{DocumentError, PolicyObject, PolicyRef, parse_policies};
 
@@ -42,6 +43,8 @@ pub(super) enum Object {
 #[derive(Clone, Debug)]
 pub(super) struct Located {
     pub(super) line: u32,
+    /// The document as it was written.
+    pub(super) text: String,
     pub(super) object: Object,
 }
 
@@ -54,7 +57,34 @@ pub(super) struct FileState {
     pub(super) warnings: Vec<String>,
 }
 
+/// A document in force, as it is kept for the next start of the agent.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct SavedDocument {
+    line: u32,
+    text: String,
+}
+
 impl FileState {
+    /// The documents that were in force when the agent ended: good until the file itself is read.
+    pub(super) fn restore(file: &str, documents: Vec<SavedDocument>) -> Self {
+        let mut reading = Reading { file, state: Self::default(), refused_keys: Vec::new(), unknown: false };
+        for SavedDocument { line, text } in documents {
+            for document in split_documents(file, &text) {
+                reading.document(document.map(|mut document| {
+                    document.line = line;
+                    document
+                }));
+            }
+        }
+        Self { objects: reading.state.objects, ..Self::default() }
+    }
+
+    /// The documents in force.
+    pub(super) fn save(&self) -> Vec<SavedDocument> {
+        let saved = |located: &Located| SavedDocument { line: located.line, text: located.text.clone() };
+        self.objects.values().map(saved).collect()
+    }
+
     /// Takes the file's new contents. Returns whether they differ from the ones before.
     pub(super) fn update(&mut self, file: &str, text: String) -> bool {
         if self.text.as_ref() == Some(&text) {
@@ -112,7 +142,7 @@ impl Reading<'_> {
                 self.unknown = true;
                 self.refuse(line, vec!["metadata.name: must be given".to_owned()]);
             }
-            Ok(Some(object)) => self.accept(key, Located { line, object }),
+            Ok(Some(object)) => self.accept(key, Located { line, text: document.text.clone(), object }),
             Ok(None) => {
                 let warning = format!("{}:{line}: objects of kind {} are not used", self.file, document.kind);
                 self.state.warnings.push(warning);

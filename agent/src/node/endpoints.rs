@@ -146,8 +146,10 @@ impl Node {
     }
 
     /// Takes up the endpoints of an earlier process, with ids, slots, addresses and the policy that the kernel
-    /// enforces; `devices` are the names of the interfaces that exist. The rest of that process is cleaned away.
-    pub(crate) fn restore(&mut self, devices: &[(u32, String)]) -> Result<(), NodeError> {
+    /// enforces; `devices` are the interfaces that exist. The rest of that process is cleaned away; returns devices
+    /// of links that were never finished, to be removed.
+    pub(crate) fn restore(&mut self, devices: &[(u32, String)]) -> Result<Vec<String>, NodeError> {
+        let mut half_made = Vec::new();
         for file in EndpointFile::load_all(&self.settings.endpoints_dir)? {
             let device = devices.iter().find(|(_, name)| *name == file.host_ifname);
             match device {
@@ -156,19 +158,34 @@ impl Node {
                     tracing::info!(
                         endpoint = file.id,
                         device = file.host_ifname,
-                        "link is gone, endpoint forgotten"
+                        "no link, endpoint forgotten"
                     );
                     EndpointFile::remove(&self.settings.endpoints_dir, file.id)?;
+                    half_made.extend(device.map(|(_, name)| name.clone()));
                 }
             }
         }
-        let slots: Vec<u16> = self.endpoints.values().map(|endpoint| endpoint.file.slot).collect();
-        for (slot, _) in self.kernel.endpoints().into_iter().filter(|(slot, _)| !slots.contains(slot)) {
-            self.kernel.remove_endpoint(slot).map_err(NodeError::Kernel)?;
-        }
+        self.clean_kernel(devices).map_err(NodeError::Kernel)?;
         let owners: Vec<String> =
             self.endpoints.values().map(|endpoint| endpoint.file.key.to_string()).collect();
         self.ipam.retain(|owner| owners.iter().any(|known| known == owner))?;
+        for (ifindex, name) in devices {
+            let named = self.feed.interface(*ifindex, name);
+            self.note(named.map_err(anyhow::Error::from));
+        }
+        Ok(half_made)
+    }
+
+    /// Empties slots without an endpoint, and unhooks interfaces that do not exist.
+    fn clean_kernel(&mut self, devices: &[(u32, String)]) -> anyhow::Result<()> {
+        let slots: Vec<u16> = self.endpoints.values().map(|endpoint| endpoint.file.slot).collect();
+        for (slot, _) in self.kernel.endpoints().into_iter().filter(|(slot, _)| !slots.contains(slot)) {
+            self.kernel.remove_endpoint(slot)?;
+        }
+        let exists = |ifindex: &u32| devices.iter().any(|(known, _)| known == ifindex);
+        for ifindex in self.kernel.attached()?.into_iter().filter(|ifindex| !exists(ifindex)) {
+            self.kernel.detach(ifindex)?;
+        }
         Ok(())
     }
 
@@ -179,7 +196,7 @@ impl Node {
         if let Some(identity) =
             self.contents.identities.iter().find(|identity| identity.number() == Some(number.0))
         {
-            endpoint.labels = super::reconcile::labels_of(identity);
+            endpoint.labels = super::identities::labels_of(identity);
         }
         self.endpoints.insert(id, endpoint);
         if let Err(error) = self.enter_kernel(id, ifindex)
@@ -208,6 +225,7 @@ impl Node {
     fn forget_policy(&mut self, id: u16) {
         if let Some(endpoint) = self.endpoints.get_mut(&id) {
             endpoint.realized = None;
+            endpoint.made_from = None;
         }
     }
 

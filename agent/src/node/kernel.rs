@@ -16,6 +16,8 @@ pub(crate) trait Kernel: fmt::Debug + Send {
     fn attach_endpoint(&mut self, ifindex: u32) -> anyhow::Result<()>;
     /// Unhooks an interface, which may be gone.
     fn detach(&mut self, ifindex: u32) -> anyhow::Result<()>;
+    /// Interfaces that have programs, also those that are gone.
+    fn attached(&self) -> anyhow::Result<Vec<u32>>;
     /// Adds an endpoint, or updates identity and MAC addresses of the one in the slot.
     fn add_endpoint(&mut self, slot: u16, record: &EndpointRecord) -> anyhow::Result<()>;
     /// Empties a slot.
@@ -47,6 +49,13 @@ impl Kernel for Datapath {
 
     fn detach(&mut self, ifindex: u32) -> anyhow::Result<()> {
         Ok(Self::detach(self, ifindex)?)
+    }
+
+    fn attached(&self) -> anyhow::Result<Vec<u32>> {
+        let mut interfaces: Vec<u32> = self.attachments()?.iter().map(|hook| hook.ifindex).collect();
+        interfaces.sort_unstable();
+        interfaces.dedup();
+        Ok(interfaces)
     }
 
     fn add_endpoint(&mut self, slot: u16, record: &EndpointRecord) -> anyhow::Result<()> {

@@ -23,8 +23,10 @@ pub(super) struct Endpoint {
     pub(super) recorded: u32,
     /// The policy that the kernel enforces; none before the first, and after a restart.
     pub(super) realized: Option<EndpointPolicy>,
-    /// What the store has.
-    pub(super) published: Option<CiliumEndpoint>,
+    /// Repository revision and generation of identities that `realized` was made from.
+    pub(super) made_from: Option<(u64, u64)>,
+    /// What was written to the store, and the version of the contents that were known then.
+    pub(super) published: Option<(CiliumEndpoint, u64)>,
 }
 
 impl Endpoint {
@@ -37,6 +39,7 @@ impl Endpoint {
             ifindex: 0,
             recorded: 0,
             realized: None,
+            made_from: None,
             published: None,
         }
     }

@@ -49,8 +49,9 @@ impl Node {
         self.metrics.endpoints(&states);
         self.metrics.revision(self.repository.revision(), self.repository.len());
         self.metrics.identities(self.identities.len());
-        let (used, capacity) = self.ipam.usage();
-        self.metrics.addresses(used, capacity);
+        for (family, used, capacity) in self.ipam.usage() {
+            self.metrics.addresses(family, used, capacity);
+        }
         self.metrics.ipcache(self.ips.len());
     }
 
@@ -133,9 +134,14 @@ impl Node {
         }
         for (id, object) in wanted.into_values() {
             let Some(endpoint) = self.endpoints.get_mut(&id) else { continue };
-            if endpoint.published.as_ref() != Some(&object) {
+            let is_stored = || self.contents.endpoints.contains(&object);
+            // Contents that were read before the object was written say nothing about it.
+            let is_current = endpoint.published.as_ref().is_some_and(|(published, version)| {
+                *published == object && (*version >= self.contents_version || is_stored())
+            });
+            if !is_current {
                 self.store.put(&Object::Endpoint(object.clone()))?;
-                endpoint.published = Some(object);
+                endpoint.published = Some((object, self.contents_version));
             }
         }
         Ok(())

@@ -46,6 +46,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn attached(&self) -> anyhow::Result<Vec<u32>> {
+        Ok(self.state().attached.clone())
+    }
+
     fn add_endpoint(&mut self, slot: u16, record: &EndpointRecord) -> anyhow::Result<()> {
         let mut state = self.state();
         let flags = state.endpoints.get(&slot).map(|old| old.policy).unwrap_or_default();
@@ -139,7 +143,7 @@ impl Fixture {
     fn start(dir: tempfile::TempDir, kernel: FakeKernel) -> Self {
         let path = |name: &str| dir.path().join(name);
         let store = Arc::new(DirectoryStore::open(&path("store")).expect("opens"));
-        let mut files = DesiredDirectory::new(&path("desired"));
+        let mut files = DesiredDirectory::open(&path("desired"), &path("desired.json")).expect("opens");
         files.scan();
         let (writer, names) = directory(NodeInfo::default());
         let (peer_routes, routes) = watch::channel(BTreeMap::new());
@@ -175,7 +179,7 @@ impl Fixture {
         let Self { dir, kernel, node, .. } = self;
         drop(node);
         let mut fixture = Self::start(dir, kernel);
-        fixture.node.restore(devices).expect("restores");
+        assert!(fixture.node.restore(devices).expect("restores").is_empty(), "no half-made link");
         fixture
     }
 
@@ -194,6 +198,7 @@ impl Fixture {
         self.files.scan();
         self.node.desired = Arc::new(self.files.merge());
         self.node.contents = Arc::new(self.store.list().expect("lists"));
+        self.node.contents_version += 1;
         self.kernel.state().log.clear();
         self.node.reconcile();
     }
@@ -203,6 +208,10 @@ impl Fixture {
         let link = PodLink { host_ifindex: ifindex, host_mac: plan.request.host_mac, mac: plan.request.mac };
         self.node.attach(plan.id, &link).expect("attaches");
         plan.id
+    }
+
+    fn used_addresses(&self) -> usize {
+        self.node.ipam.usage().map(|(_, used, _)| used).sum()
     }
 
     fn endpoint(&self, id: u16) -> &Endpoint {
@@ -303,9 +312,9 @@ fn adding_is_idempotent_and_one_container_is_one_pod() {
 fn a_link_that_cannot_be_made_gives_everything_back() {
     let mut fixture = Fixture::new();
     let plan = fixture.node.plan(request("web")).expect("plans");
-    assert_eq!(fixture.node.ipam.usage().0, 2);
+    assert_eq!(fixture.used_addresses(), 2);
     fixture.node.abandon(plan.id).expect("abandons");
-    assert_eq!(fixture.node.ipam.usage().0, 0);
+    assert_eq!(fixture.used_addresses(), 0);
     assert!(fixture.node.endpoints.is_empty());
     assert!(fixture.restart(&[]).node.endpoints.is_empty());
 }
@@ -319,9 +328,9 @@ fn a_removed_endpoint_leaves_nothing() {
     let (id, device) = fixture.node.disconnect(&key("web")).expect("disconnects").expect("is there");
     assert!(device.starts_with("lxc"));
     assert!(matches!(fixture.node.plan(request("web")), Err(NodeError::Disconnecting(_))));
-    assert_eq!(fixture.node.ipam.usage().0, 2, "the address is kept until the link is gone");
+    assert_eq!(fixture.used_addresses(), 2, "the address is kept until the link is gone");
     fixture.node.forget(id).expect("forgets");
-    assert_eq!(fixture.node.ipam.usage().0, 0);
+    assert_eq!(fixture.used_addresses(), 0);
     {
         let kernel = fixture.kernel.state();
         assert!(kernel.endpoints.is_empty() && kernel.attached.is_empty());
@@ -436,12 +445,48 @@ fn a_restart_keeps_ids_addresses_identities_and_policy() {
     assert_eq!(fixture.ingress_peers(web), peers, "the kernel went on");
     assert_eq!(fixture.node.endpoints.len(), 1, "db's link is gone");
     assert_eq!(fixture.kernel.state().endpoints.len(), 1);
+    assert_eq!(fixture.names.load().interface(11), Some(before.host_ifname.as_str()));
+    assert!(!fixture.kernel.state().attached.contains(&12), "programs of the lost interface are unhooked");
     fixture.pass();
     assert_eq!(fixture.endpoint(web).file, before);
     assert_eq!(fixture.endpoint(web).state, State::Ready);
-    assert_eq!(fixture.node.ipam.usage().0, 2);
+    assert_eq!(fixture.used_addresses(), 2);
     let stored = fixture.store.list().expect("lists").endpoints;
     assert_eq!(stored.len(), 1, "the object of the lost endpoint is removed");
+}
+
+#[test]
+fn a_link_that_was_half_made_at_the_end_is_given_back() {
+    let mut fixture = Fixture::new();
+    let plan = fixture.node.plan(request("web")).expect("plans");
+    let device = plan.request.host_ifname;
+    let Fixture { dir, kernel, node, .. } = fixture;
+    drop(node);
+    let mut fixture = Fixture::start(dir, kernel);
+    assert_eq!(fixture.node.restore(&[(11, device.clone())]).expect("restores"), [device]);
+    assert_eq!(fixture.used_addresses(), 0);
+}
+
+#[test]
+fn an_object_that_was_removed_from_the_store_comes_back() {
+    let mut fixture = Fixture::new();
+    fixture.write("web.yaml", &pod("web"));
+    fixture.add("web", 11);
+    fixture.pass();
+    let key = crate::store::Key::namespaced("shop", "web");
+    assert!(fixture.store.delete(crate::store::Kind::Endpoint, &key).expect("deletes"));
+    fixture.pass();
+    assert_eq!(fixture.store.list().expect("lists").endpoints.len(), 1);
+}
+
+#[test]
+fn nothing_is_written_when_nothing_changed() {
+    let mut fixture = Fixture::new();
+    fixture.write("pods.yaml", &[pod("web"), pod("db")].join("---\n"));
+    fixture.add("web", 11);
+    fixture.write("p.yaml", &allow("p", "db"));
+    fixture.pass();
+    assert!(fixture.kernel.state().log.is_empty(), "{:?}", fixture.kernel.state().log);
 }
 
 #[test]

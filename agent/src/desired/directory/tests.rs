@@ -11,14 +11,20 @@ fn policy(name: &str, port: &str) -> String {
 
 struct Fixture {
     dir: tempfile::TempDir,
+    memory: tempfile::TempDir,
     desired: DesiredDirectory,
 }
 
 impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let desired = DesiredDirectory::new(dir.path());
-        Self { dir, desired }
+        let memory = tempfile::tempdir().expect("temporary directory");
+        let desired = open(&dir, &memory);
+        Self { dir, memory, desired }
+    }
+
+    fn restart(&mut self) {
+        self.desired = open(&self.dir, &self.memory);
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -31,6 +37,10 @@ impl Fixture {
         assert!(!self.desired.scan(), "once");
         self.desired.merge()
     }
+}
+
+fn open(dir: &tempfile::TempDir, memory: &tempfile::TempDir) -> DesiredDirectory {
+    DesiredDirectory::open(dir.path(), &memory.path().join("desired.json")).expect("opens")
 }
 
 fn policies(desired: &Desired) -> Vec<&str> {
@@ -137,4 +147,19 @@ fn a_file_that_is_no_text_is_refused() {
     std::fs::write(fixture.dir.path().join("x.yaml"), [0xff, 0xfe, 0x00]).expect("writes");
     let desired = fixture.changed();
     assert_eq!(desired.refused.len(), 1, "{:?}", desired.refused);
+}
+
+#[test]
+fn a_document_that_broke_while_no_agent_ran_keeps_its_last_version() {
+    let mut fixture = Fixture::new();
+    fixture.write("p.yaml", &format!("{}---\n{}", policy("a", "'80'"), policy("b", "'81'")));
+    fixture.write("gone.yaml", &policy("c", "'82'"));
+    assert_eq!(policies(&fixture.changed()), ["a", "b", "c"]);
+    std::fs::remove_file(fixture.dir.path().join("gone.yaml")).expect("removes");
+    fixture.write("p.yaml", &policy("a", "[]"));
+    fixture.restart();
+    let desired = fixture.changed();
+    assert_eq!(policies(&desired), ["a"], "b and c were removed, a was broken");
+    assert!(desired.policies.values().next().expect("a").text.contains("'80'"));
+    assert_eq!(desired.refused.len(), 1);
 }

@@ -1,0 +1,164 @@
+//! Which identities there are: those of the cluster, those of this node's pods, those of prefixes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use specola_datapath::abi::proto;
+use specola_labels::{Label, LabelSet, NumericIdentity, PodLabels};
+use specola_policy::{NamedPorts, Repository, cidr_identity_labels};
+
+use super::Node;
+use crate::endpoint::State;
+use crate::store::{CiliumEndpoint, CiliumIdentity};
+
+impl Node {
+    /// Finds the number that stands for each pod's labels.
+    pub(super) fn assign_identities(&mut self) {
+        let mut failure = None;
+        for endpoint in self.endpoints.values_mut().filter(|endpoint| endpoint.is_attached()) {
+            let Some(pod) = self.desired.pod(&endpoint.file.pod_namespace, &endpoint.file.pod_name) else {
+                if endpoint.file.identity == 0 {
+                    let pod = endpoint.pod();
+                    endpoint
+                        .condition(format!("pod {pod} is not in the desired state; its labels are unknown"));
+                }
+                continue;
+            };
+            let namespace_labels = self.desired.namespace_labels(&endpoint.file.pod_namespace);
+            let source = PodLabels {
+                labels: &pod.metadata.labels,
+                namespace: &endpoint.file.pod_namespace,
+                namespace_labels: &namespace_labels,
+                service_account: &pod.spec.service_account_name,
+                cluster: &self.settings.cluster_name,
+            };
+            let labels = LabelSet::from_k8s(&source, &self.filter);
+            if endpoint.file.identity != 0 && endpoint.labels == labels {
+                continue;
+            }
+            match self.store.identity(&labels.sha256_hex(), &labels.to_strings()) {
+                Ok(number) => {
+                    tracing::info!(endpoint = endpoint.file.id, pod = %endpoint.pod(), identity = number, "identity");
+                    endpoint.file.identity = number;
+                    endpoint.labels = labels;
+                    endpoint.made_from = None;
+                    if let Err(error) = endpoint.file.save(&self.settings.endpoints_dir) {
+                        failure = Some(error.to_string());
+                    }
+                }
+                Err(error) => {
+                    endpoint.condition(format!("no identity: {error}"));
+                    if endpoint.file.identity == 0 {
+                        endpoint.become_state(State::WaitingForIdentity);
+                    }
+                    failure = Some(error.to_string());
+                }
+            }
+        }
+        self.retry |= failure.is_some();
+        self.warnings.set("endpoints", failure);
+    }
+
+    /// Takes up the identities of the cluster with the named ports of their pods.
+    pub(super) fn learn_identities(&mut self) {
+        let mut known: BTreeMap<NumericIdentity, LabelSet> = BTreeMap::new();
+        for identity in &self.contents.identities {
+            if let Some(number) = identity.number().filter(|number| CLUSTER.contains(number)) {
+                known.insert(NumericIdentity(number), labels_of(identity));
+            }
+        }
+        let mut ports: BTreeMap<NumericIdentity, NamedPorts> = BTreeMap::new();
+        for endpoint in self.contents.endpoints.iter().filter(|endpoint| !self.addresses.publishes(endpoint))
+        {
+            let identity = NumericIdentity(endpoint.status.identity.id);
+            // An endpoint may arrive before the object of its identity.
+            if CLUSTER.contains(&identity.0) && !known.contains_key(&identity) {
+                known.insert(identity, parse_labels(&endpoint.status.identity.labels));
+            }
+            add_ports(ports.entry(identity).or_default(), remote_ports(endpoint));
+        }
+        for endpoint in self.endpoints.values().filter(|endpoint| endpoint.file.identity != 0) {
+            let identity = NumericIdentity(endpoint.file.identity);
+            if !endpoint.labels.is_empty() {
+                known.insert(identity, endpoint.labels.clone());
+            }
+            let pod = self.desired.pod(&endpoint.file.pod_namespace, &endpoint.file.pod_name);
+            let own = pod.into_iter().flat_map(|pod| pod.named_ports());
+            add_ports(ports.entry(identity).or_default(), own.map(|(name, p, n)| (name, p.to_owned(), n)));
+        }
+        let cluster: Vec<NumericIdentity> = self
+            .identities
+            .iter()
+            .map(|(identity, _)| identity)
+            .filter(|id| CLUSTER.contains(&id.0))
+            .collect();
+        let mut changed = false;
+        for identity in cluster.into_iter().filter(|identity| !known.contains_key(identity)) {
+            changed |= self.identities.remove(identity);
+        }
+        for (identity, labels) in known {
+            changed |= self.identities.insert(identity, labels);
+            changed |= self.identities.set_named_ports(identity, ports.remove(&identity).unwrap_or_default());
+        }
+        self.generation += u64::from(changed);
+    }
+
+    /// Gives every prefix of the policies in force and of the desired ones an identity.
+    pub(super) fn allocate_prefixes(&mut self) -> anyhow::Result<()> {
+        if !self.has_new_policies() {
+            return self.know_prefixes(&self.repository.prefixes());
+        }
+        let mut scratch = Repository::new(self.settings.policy.clone());
+        for policy in self.desired.policies.values() {
+            scratch.upsert(policy.clone());
+        }
+        let mut prefixes = self.repository.prefixes();
+        prefixes.extend(scratch.prefixes());
+        self.know_prefixes(&prefixes)
+    }
+
+    fn know_prefixes(&mut self, prefixes: &BTreeSet<IpNet>) -> anyhow::Result<()> {
+        self.local_identities.ensure(prefixes)?;
+        let families = self.settings.families();
+        let mut changed = false;
+        for (prefix, identity) in self.local_identities.iter() {
+            changed |= self.identities.insert(identity, cidr_identity_labels(prefix, families));
+        }
+        self.generation += u64::from(changed);
+        Ok(())
+    }
+}
+
+/// Labels of a CiliumIdentity; what does not parse as a label is left out.
+pub(super) fn labels_of(identity: &CiliumIdentity) -> LabelSet {
+    parse_labels(&identity.labels())
+}
+
+fn parse_labels(labels: &[String]) -> LabelSet {
+    labels.iter().filter_map(|label| label.parse::<Label>().ok()).collect()
+}
+
+fn remote_ports(endpoint: &CiliumEndpoint) -> impl Iterator<Item = (String, String, u16)> + '_ {
+    let ports = endpoint.status.named_ports.iter();
+    ports.map(|port| (port.name.to_ascii_lowercase(), port.protocol.clone(), port.port))
+}
+
+pub(super) fn add_ports(to: &mut NamedPorts, ports: impl Iterator<Item = (String, String, u16)>) {
+    for (name, protocol, number) in ports {
+        if let Some(protocol) = protocol_number(&protocol) {
+            to.entry((name, protocol)).or_default().insert(number);
+        }
+    }
+}
+
+fn protocol_number(name: &str) -> Option<u8> {
+    match name {
+        "TCP" => Some(proto::TCP),
+        "UDP" => Some(proto::UDP),
+        "SCTP" => Some(proto::SCTP),
+        _ => None,
+    }
+}
+
+/// Numbers that the cluster allocates.
+const CLUSTER: std::ops::RangeInclusive<u32> = NumericIdentity::USER_MIN.0..=NumericIdentity::USER_MAX.0;

@@ -1,0 +1,89 @@
+//! The node's own network: host device, addresses, programs.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+use ipnet::IpNet;
+use specola_datapath::{Config as DatapathConfig, Datapath};
+use specola_policy::{IpFamilies, Settings};
+
+use crate::config::AgentConfig;
+use crate::desired::Node as NodeObject;
+use crate::ipam::Ipam;
+use crate::net::{HostDevice, Net};
+use crate::node::NodeSettings;
+
+/// Makes the host device and finds out what the node is.
+pub(super) async fn build_network(
+    config: &AgentConfig,
+    node: &NodeObject,
+    ipam: &Ipam,
+    net: &Net,
+) -> anyhow::Result<(NodeSettings, HostDevice)> {
+    let cidrs: Vec<IpNet> = ipam.cidrs().collect();
+    let host = net
+        .ensure_host_device(ipam.routers(), &cidrs, &config.devices, config.mtu)
+        .await
+        .context("setting up the host device")?;
+    let internal_ips = node.internal_ips();
+    let mut local_ips: Vec<IpAddr> = net.local_addresses().await?;
+    local_ips.extend(internal_ips.iter().copied().chain(ipam.routers().iter()));
+    local_ips.sort_unstable();
+    local_ips.dedup();
+    let policy = Settings {
+        cluster_name: config.cluster_name.clone(),
+        mode: config.policy_mode.into(),
+        ip_families: families(&cidrs),
+        ..Settings::default()
+    };
+    let settings = NodeSettings {
+        node_name: config.node_name.clone(),
+        cluster_name: config.cluster_name.clone(),
+        policy,
+        internal_ips,
+        local_ips,
+        mtu: config.mtu,
+        endpoints_dir: super::endpoints_dir(config),
+    };
+    Ok((settings, host))
+}
+
+fn families(cidrs: &[IpNet]) -> IpFamilies {
+    let has = |ipv4: bool| cidrs.iter().any(|cidr| cidr.addr().is_ipv4() == ipv4);
+    match (has(true), has(false)) {
+        (true, false) => IpFamilies::V4,
+        (false, true) => IpFamilies::V6,
+        _ => IpFamilies::Dual,
+    }
+}
+
+/// Loads the programs and hooks those that belong to the node.
+pub(super) async fn build_datapath(
+    config: &AgentConfig,
+    net: &Net,
+    settings: &NodeSettings,
+    host: HostDevice,
+) -> anyhow::Result<Datapath> {
+    let mut devices = Vec::new();
+    for name in &config.devices {
+        devices.push(net.ifindex(name).await?);
+    }
+    let mut wanted = DatapathConfig::new(&config.pin_dir);
+    wanted.attach = config.attach.into();
+    wanted.trace_interval_ms = config.trace_interval_ms;
+    wanted.host_ifindex = host.ifindex;
+    wanted.host_mac = host.mac;
+    wanted.dual_stack = settings.policy.ip_families == IpFamilies::Dual;
+    let load = move || -> anyhow::Result<Datapath> {
+        let mut datapath = Datapath::load(&wanted).context("loading the datapath")?;
+        for map in datapath.recreated() {
+            tracing::warn!(?map, "a pinned map had another layout and starts empty");
+        }
+        datapath.attach_host(host.ifindex).context("attaching to the host device")?;
+        for ifindex in devices {
+            datapath.attach_netdev(ifindex).context("attaching to a node device")?;
+        }
+        Ok(datapath)
+    };
+    tokio::task::spawn_blocking(load).await?
+}

@@ -1,0 +1,39 @@
+//! The thread that drains kernel events into the flow pipeline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use specola_datapath::{EventReader, ReaderCounts};
+use specola_flow_server::Pipeline;
+
+/// A running reader.
+pub(super) struct ReaderThread {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<ReaderCounts>,
+}
+
+impl ReaderThread {
+    /// Starts the thread.
+    pub(super) fn start(reader: EventReader, mut pipeline: Pipeline) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let sink = move |tick: specola_datapath::Tick<'_>| {
+            for (reason, count) in tick.rejected.by_reason() {
+                pipeline.reject(reason, count);
+            }
+            pipeline.ingest(tick.events, tick.clock_offset_ns);
+        };
+        let thread = reader.spawn(Arc::clone(&stop), sink).context("starting the reader thread")?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops after a last drain of the lanes.
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Release);
+        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await?;
+        let counts = joined.map_err(|_panic| anyhow::anyhow!("the reader thread panicked"))?;
+        tracing::debug!(?counts, "reader stopped");
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Sockets: flow API, metrics, admin API.
+
+use std::path::Path;
+
+use anyhow::Context;
+use specola_flow_server::{FlowServer, ListenConfig, Listeners};
+use specola_lifecycle::Lifecycle;
+use tokio::net::TcpListener;
+
+use super::AllMetrics;
+use crate::admin::{AdminService, AdminSocket};
+use crate::config::AgentConfig;
+use crate::http::{HttpServer, Refresh};
+use crate::metrics::ScrapedCounts;
+use crate::net::Net;
+use crate::node::NodeHandle;
+use crate::persist;
+
+/// Opens every socket and serves it.
+pub(super) async fn spawn_servers(
+    life: &mut Lifecycle,
+    config: &AgentConfig,
+    node: &NodeHandle,
+    net: &Net,
+    flows: &FlowServer,
+    metrics: AllMetrics,
+) -> anyhow::Result<()> {
+    make_parent(&config.observer_socket)?;
+    let listen =
+        ListenConfig { unix: Some(config.observer_socket.clone()), tcp: Some(config.observer_listen) };
+    let observer = Listeners::bind(&listen).await?;
+    let (server, drain) = (flows.clone(), life.drain());
+    life.spawn("observer", async move { server.serve(observer, drain).await });
+
+    let listener = TcpListener::bind(config.metrics_listen)
+        .await
+        .with_context(|| format!("listening on {} for metrics", config.metrics_listen))?;
+    let refresh = refresh(node.clone(), metrics.scraped);
+    let http = HttpServer { metrics: metrics.registry, readiness: life.readiness(), refresh };
+    life.spawn("metrics", http.run(listener, life.drain()));
+
+    // Last: who finds the admin socket finds an agent that works.
+    let socket = AdminSocket::bind(&config.admin_socket).await?;
+    let admin = AdminService::new(node.clone(), net.clone(), flows.clone(), life.readiness(), config.mtu);
+    life.spawn("admin", admin.serve(socket, life.drain()));
+    Ok(())
+}
+
+fn refresh(node: NodeHandle, scraped: ScrapedCounts) -> Refresh {
+    std::sync::Arc::new(move || {
+        let (node, scraped) = (node.clone(), scraped.clone());
+        Box::pin(async move {
+            let kernel = match node.call(|node| node.kernel_counts()).await {
+                Ok(Ok(counts)) => counts,
+                Ok(Err(error)) => return tracing::warn!(error = format!("{error:#}"), "kernel counters"),
+                Err(gone) => return tracing::debug!(%gone, "kernel counters"),
+            };
+            scraped.set(kernel);
+        })
+    })
+}
+
+fn make_parent(path: &Path) -> anyhow::Result<()> {
+    match path.parent() {
+        Some(parent) => Ok(persist::make_dir(parent)?),
+        None => Ok(()),
+    }
+}
