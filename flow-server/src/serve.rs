@@ -16,10 +16,7 @@ use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::{
-    codegen::tokio_stream,
-    transport::{Server, server::Connected},
-};
+use tonic::transport::{Server, server::Connected};
 
 use crate::{observer::ObserverService, shared::FlowServer};
 
