@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use prost::Name;
+use prost::{Message as _, Name as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -12,18 +12,9 @@ use crate::observer::{ExportEvent, GetFlowsResponse, export_event, get_flows_res
 use crate::relay::NodeStatusEvent;
 use crate::specola::v1::{FlowExtension, FlowRequestOptions};
 
-/// Encodes and decodes one message type that may be packed into an [`Any`].
-struct Packable {
-    full_name: fn() -> String,
-    to_json: fn(&[u8]) -> Result<Value, PackError>,
-    from_json: fn(Value) -> Result<Vec<u8>, PackError>,
-}
-
-/// Why a packed message has no JSON, or JSON is no packed message.
+/// Why JSON is no packed message.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PackError {
-    #[error("the packed bytes are no such message: {0}")]
-    Decode(#[from] prost::DecodeError),
     #[error("the fields fit no such message: {0}")]
     Json(#[from] serde_json::Error),
     #[error("the value is no base64: {0}")]
@@ -32,48 +23,47 @@ pub(crate) enum PackError {
     NoValue,
 }
 
-/// The fields of a packed message of ours; `None` for any other type.
-pub(crate) fn known_message(any: &Any) -> Result<Option<Map<String, Value>>, PackError> {
-    let Some(packable) = packable(any.type_name()) else { return Ok(None) };
-    match (packable.to_json)(&any.value)? {
-        Value::Object(fields) => Ok(Some(fields)),
-        other => Ok(Some(Map::from_iter([("value".to_owned(), other)]))),
+/// Writes a packed message: the fields of one of ours, the bytes of any other and of one that cannot be read.
+pub(crate) fn serialize_any<S: Serializer>(any: &Any, serializer: S) -> Result<S::Ok, S::Error> {
+    let type_url = any.type_url.as_str();
+    if let Ok(Some(fields)) = any.unpack::<FlowExtension>() {
+        return Packed { type_url, fields }.serialize(serializer);
     }
+    if let Ok(Some(fields)) = any.unpack::<FlowRequestOptions>() {
+        return Packed { type_url, fields }.serialize(serializer);
+    }
+    Packed { type_url, fields: PackedBytes { value: BASE64.encode(&any.value) } }.serialize(serializer)
+}
+
+/// JSON of a packed message.
+#[derive(Serialize)]
+struct Packed<'a, F> {
+    #[serde(rename = "@type")]
+    type_url: &'a str,
+    #[serde(flatten)]
+    fields: F,
+}
+
+/// What is known of a message of another type.
+#[derive(Serialize)]
+struct PackedBytes {
+    value: String,
 }
 
 /// Packs a message that was read from JSON.
 pub(crate) fn pack(type_url: String, mut fields: Map<String, Value>) -> Result<Any, PackError> {
     let name = type_url.rsplit('/').next().unwrap_or_default();
-    let value = match packable(name) {
-        Some(packable) => (packable.from_json)(Value::Object(fields))?,
-        None => match fields.remove("value") {
+    let value = if name == FlowExtension::full_name() {
+        serde_json::from_value::<FlowExtension>(Value::Object(fields))?.encode_to_vec()
+    } else if name == FlowRequestOptions::full_name() {
+        serde_json::from_value::<FlowRequestOptions>(Value::Object(fields))?.encode_to_vec()
+    } else {
+        match fields.remove("value") {
             Some(Value::String(text)) => BASE64.decode(text)?,
             _ => return Err(PackError::NoValue),
-        },
+        }
     };
     Ok(Any { type_url, value })
-}
-
-/// The bytes of a packed message of unknown type.
-pub(crate) fn base64(bytes: &[u8]) -> String {
-    BASE64.encode(bytes)
-}
-
-fn packable(full_name: &str) -> Option<Packable> {
-    [packable_type::<FlowExtension>(), packable_type::<FlowRequestOptions>()]
-        .into_iter()
-        .find(|packable| (packable.full_name)() == full_name)
-}
-
-fn packable_type<M>() -> Packable
-where
-    M: prost::Message + Name + Default + Serialize + for<'de> Deserialize<'de>,
-{
-    Packable {
-        full_name: M::full_name,
-        to_json: |bytes| Ok(serde_json::to_value(M::decode(bytes)?)?),
-        from_json: |fields| Ok(serde_json::from_value::<M>(fields)?.encode_to_vec()),
-    }
 }
 
 /// The value of an enum field: its name, or its number when this version does not know it.

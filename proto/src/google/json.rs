@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
-use serde::ser::{Error as _, Serialize, SerializeMap as _, Serializer};
+use serde::ser::{Error as _, Serialize, Serializer};
 
 use super::{Any, FieldMask, Timestamp};
 
@@ -65,17 +65,7 @@ impl<'de> Deserialize<'de> for FieldMask {
 impl Serialize for Any {
     /// Writes `@type` and the fields of a message of ours; other types keep their bytes as `value` in base64.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("@type", &self.type_url)?;
-        match crate::json::known_message(self).map_err(S::Error::custom)? {
-            Some(fields) => {
-                for (name, value) in &fields {
-                    map.serialize_entry(name, value)?;
-                }
-            }
-            None => map.serialize_entry("value", &crate::json::base64(&self.value))?,
-        }
-        map.end()
+        crate::json::serialize_any(self, serializer)
     }
 }
 
