@@ -1,6 +1,7 @@
 //! `specola`: the one binary. Looks at flows and nodes, checks policies, and starts the daemons.
 #![forbid(unsafe_code)]
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -31,6 +32,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Show flows.
+    ///
+    /// Without --last, --first, --since, --until, --all and --follow the newest 20 flows are shown. With --sandbox the
+    /// flows of all nodes are merged by time.
     Observe(Box<observe::ObserveArgs>),
     /// Show the state of flow servers and agents.
     Status(status::StatusArgs),
@@ -78,7 +82,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "specola", &mut script);
-            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+            io::stdout().write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -95,9 +99,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if error::is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    #[expect(clippy::print_stderr, reason = "this is the program's error output")]
-    {
-        eprintln!("error: {error:#}");
-    }
+    let text = format!("{error:#}").lines().map(printer::escape).collect::<Vec<_>>().join("\n");
+    // Nobody is left to tell that nobody listens.
+    let (Ok(()) | Err(_)) = writeln!(io::stderr(), "error: {text}");
     if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

@@ -17,6 +17,7 @@ mod summary;
 mod verdict;
 
 pub(crate) use self::endpoint::identity_text;
+pub(crate) use self::kind::TRACE_POINTS;
 pub(crate) use self::summary::binary_size;
 
 /// Form of the output.

@@ -8,10 +8,7 @@ use super::flags::FilterFlags;
 use super::time::Layout;
 use crate::target::TargetArgs;
 
-/// Show flows.
-///
-/// Without --last, --first, --since, --until, --all and --follow the newest 20 flows are shown. With --sandbox the
-/// flows of all nodes are merged by time.
+/// Arguments of `observe`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ObserveArgs {

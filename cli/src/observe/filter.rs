@@ -36,6 +36,9 @@ impl InvalidValue {
     }
 }
 
+/// Whether a value was added to a filter.
+pub(crate) type Outcome = Result<(), InvalidValue>;
+
 /// Why filter flags make no request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidFilter {

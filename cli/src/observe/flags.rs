@@ -2,9 +2,11 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use super::filter::{FilterBuilder, InvalidValue, Side};
+use super::filter::{FilterBuilder, Outcome, Side};
 
-mod setters;
+mod ends;
+mod facts;
+mod table;
 
 /// What one filter flag does.
 pub(crate) struct Flag {
@@ -17,8 +19,11 @@ pub(crate) struct Flag {
     /// Which end of a flow it is about.
     pub(crate) side: Side,
     /// Adds a value to the filter.
-    pub(crate) set: fn(&mut FilterBuilder, Side, &str) -> Result<(), InvalidValue>,
+    pub(crate) set: Setter,
 }
+
+/// Adds a value to a filter.
+type Setter = fn(&mut FilterBuilder, Side, &str) -> Outcome;
 
 /// One filter flag as it was typed.
 #[derive(Clone)]
@@ -47,7 +52,7 @@ impl FromArgMatches for FilterFlags {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         let mut found: Vec<(usize, Option<Given>)> = indices(matches, NOT).map(|at| (at, None)).collect();
-        for flag in setters::FLAGS {
+        for flag in table::FLAGS {
             let values = matches.get_many::<String>(flag.name).into_iter().flatten();
             let given = values.map(|value| Given { flag, value: value.clone(), negated: false });
             found.extend(indices(matches, flag.name).zip(given.map(Some)));
@@ -77,7 +82,7 @@ impl Args for FilterFlags {
             .action(ArgAction::Append)
             .help_heading(HEADING)
             .help("Negate the next filter; negated filters must all match for a flow to be left out");
-        setters::FLAGS.iter().map(Flag::arg).fold(command.arg(not), Command::arg)
+        table::FLAGS.iter().map(Flag::arg).fold(command.arg(not), Command::arg)
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -88,7 +88,7 @@ const POLICY_VERDICT: i32 = 5;
 const TRACE_SOCK: i32 = 7;
 
 /// Observation points by their number.
-const TRACE_POINTS: [&str; 14] = [
+pub(crate) const TRACE_POINTS: [&str; 14] = [
     "to-endpoint",
     "to-proxy",
     "to-host",

@@ -66,7 +66,7 @@ fn a_server_that_does_not_serve_is_unhealthy() {
 #[test]
 fn an_agent_shows_what_is_wrong() {
     let agent = GetStatusResponse {
-        version: "specola v0.1.0".to_owned(),
+        version: "0.1.0".to_owned(),
         node_name: "n1".to_owned(),
         cluster_name: "default".to_owned(),
         uptime_ns: 3_723_000_000_000,
@@ -110,7 +110,7 @@ fn an_agent_shows_what_is_wrong() {
     answer.notes.push("a note".to_owned());
     assert!(answer.is_healthy());
     assert_snapshot!(text(&answer), @r"
-    Agent: ready, node n1 of cluster default, specola v0.1.0, up 1h2m3s
+    Agent: ready, node n1 of cluster default, version 0.1.0, up 1h2m3s
     Endpoints: 1/2 ready
     Policies: 3 at revision 4
     Identities: 9, ipcache entries: 12

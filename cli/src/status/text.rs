@@ -66,7 +66,7 @@ fn print_agent(out: &mut impl Write, agent: &GetStatusResponse) -> io::Result<()
     let state = if agent.ready { "ready" } else { "not ready" };
     let (node, cluster) = (escape(&agent.node_name), escape(&agent.cluster_name));
     let (version, uptime) = (escape(&agent.version), duration(agent.uptime_ns));
-    writeln!(out, "Agent: {state}, node {node} of cluster {cluster}, {version}, up {uptime}")?;
+    writeln!(out, "Agent: {state}, node {node} of cluster {cluster}, version {version}, up {uptime}")?;
     let (ready, total) = (agent.endpoints_ready, agent.endpoints_total);
     writeln!(out, "Endpoints: {ready}/{total} ready")?;
     writeln!(out, "Policies: {} at revision {}", agent.policies, agent.policy_revision)?;
