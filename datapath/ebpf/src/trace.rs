@@ -136,6 +136,10 @@ pub(crate) fn observe(ctx: &TcContext, work: &mut Work, point: u8, closes: bool)
     if !track.entry.is_null() {
         let ended = conntrack::report(work, track.entry, track.dir);
         bits = if ended && closes { flags::COUNTERS | flags::CLOSE } else { flags::COUNTERS };
+        if track.state == ct_state::ESTABLISHED && work.event.packets_fwd == 1 {
+            // The packet's first hook entered it: it is still the connection's first.
+            work.event.ct_state = ct_state::NEW;
+        }
     }
     trace_record(work, point, bits);
 }

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 mod attaching;
 mod connections;
+mod paths;
 mod policies;
 mod restarts;
 mod traffic;

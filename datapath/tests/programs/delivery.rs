@@ -2,7 +2,7 @@
 
 use specola_datapath::abi::{
     direction,
-    event::{flags, kind, point},
+    event::{ct_state, flags, kind, point},
     names::{FROM_CONTAINER, FROM_HOST, FROM_NETDEV, TO_CONTAINER, TO_HOST, TO_NETDEV},
 };
 use specola_testkit::packet::{DST_MAC, Frame, SRC_MAC};
@@ -76,6 +76,7 @@ fn to_the_node_itself() {
     let event = run.only();
     assert_eq!((run.action, event.obs_point, event.endpoint_id), (OK, point::TO_HOST, A.id));
     assert_eq!((event.dst_identity, event.flags, event.packets_fwd), (NODE.2, flags::COUNTERS, 1));
+    assert_eq!(event.ct_state, ct_state::NEW);
     // The end is reported there as well.
     let reset = from_pod(A, Frame::v4(A.v4, NODE.0).tcp(1, 2, 4));
     let run = kernel.run(FROM_CONTAINER, Some(A), &reset);

@@ -19,12 +19,15 @@ fn traced(frame: Frame) -> Event {
     *run.events.iter().find(|event| event.kind == kind::TRACE).expect("a first packet is traced")
 }
 
+/// Name, frame, protocol, source and destination port, ICMP type and code.
+type Case = (&'static str, Frame, u8, (u16, u16), (u8, u8));
+
 #[test]
 fn addresses_ports_and_kinds_are_read() {
     let v4 = || Frame::v4(A.v4, REMOTE.0);
     let v6 = || Frame::v6(A.v6, REMOTE.1);
     let long = [7, 39, 4].iter().copied().chain([0; 37]).collect::<Vec<u8>>();
-    let cases: [(&str, Frame, u8, (u16, u16), (u8, u8)); 13] = [
+    let cases: [Case; 13] = [
         ("tcp", v4().tcp(40000, 80, 0x02), proto::TCP, (40000, 80), (0, 0)),
         ("udp", v4().udp(53, 5353), proto::UDP, (53, 5353), (0, 0)),
         ("sctp", v4().raw(132, &[0, 9, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0]), proto::SCTP, (9, 10), (0, 0)),

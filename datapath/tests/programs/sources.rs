@@ -46,8 +46,9 @@ fn spoofed_sources_of_pods_are_dropped() {
         ),
     ];
     for (name, frame, reason) in cases {
-        println!("{name}");
-        assert_dropped(&kernel.run(FROM_CONTAINER, Some(A), &frame), reason, direction::EGRESS);
+        let run = kernel.run(FROM_CONTAINER, Some(A), &frame);
+        assert_eq!(run.only().verdict, -i32::from(reason), "{name}");
+        assert_dropped(&run, reason, direction::EGRESS);
     }
     assert_eq!(kernel.connections(), []);
     assert_eq!(kernel.counted(direction::EGRESS, drop::INVALID_SOURCE_MAC), 1);
