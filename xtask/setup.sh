@@ -53,7 +53,7 @@ linker() {
     packages "llvm-$llvm-dev" "libpolly-$llvm-dev" libzstd-dev zlib1g-dev libxml2-dev g++
     say "installing with cargo: bpf-linker $LINKER_VERSION for LLVM $llvm (about a minute)"
     local prefix=/usr/lib/llvm-$llvm
-    env "LLVM_SYS_${llvm}0_PREFIX=$prefix" "LLVM_SYS_${llvm}1_PREFIX=$prefix" \
+    env "LLVM_PREFIX=$prefix" "LLVM_SYS_${llvm}0_PREFIX=$prefix" "LLVM_SYS_${llvm}1_PREFIX=$prefix" \
         cargo install --quiet --locked --force bpf-linker --version "$LINKER_VERSION" \
         --no-default-features --features "llvm-$llvm"
 }
