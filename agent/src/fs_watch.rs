@@ -30,7 +30,10 @@ impl DirWatch {
         reason = "the replacement is unsafe; Events keeps one descriptor open for its whole life"
     )]
     pub(crate) fn new() -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|errno| {
+            let text = format!("inotify: {errno}; raise fs.inotify.max_user_instances if it is used up");
+            io::Error::new(io::Error::from(errno).kind(), text)
+        })?;
         Ok(Self { inotify: AsyncFd::new(Events(inotify))? })
     }
 

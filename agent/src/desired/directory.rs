@@ -115,7 +115,8 @@ fn yaml_files(root: &Path) -> io::Result<Vec<String>> {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let known = [".yaml", ".yml", ".json"].iter().any(|suffix| name.ends_with(suffix));
-        if known && !name.starts_with('.') && !path.is_dir() {
+        // A pipe would be read for ever.
+        if known && !name.starts_with('.') && path.is_file() {
             names.push(name.to_owned());
         }
     }

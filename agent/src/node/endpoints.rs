@@ -198,13 +198,26 @@ impl Node {
         {
             endpoint.labels = super::identities::labels_of(identity);
         }
+        let slot = endpoint.file.slot;
         self.endpoints.insert(id, endpoint);
-        if let Err(error) = self.enter_kernel(id, ifindex)
+        let restored = self.free_slot(slot, id, ifindex).and_then(|()| self.enter_kernel(id, ifindex));
+        if let Err(error) = restored
             && let Some(endpoint) = self.endpoints.get_mut(&id)
         {
             endpoint.condition(format!("cannot be restored: {error:#}"));
             endpoint.become_state(State::Invalid);
         }
+    }
+
+    /// Empties a slot that the kernel has another endpoint in.
+    fn free_slot(&mut self, slot: u16, id: u16, ifindex: u32) -> anyhow::Result<()> {
+        let other = |(holder, record): &(u16, EndpointRecord)| {
+            *holder == slot && (record.id != id || record.ifindex != ifindex)
+        };
+        if self.kernel.endpoints().iter().any(other) {
+            self.kernel.remove_endpoint(slot)?;
+        }
+        Ok(())
     }
 
     /// Hooks the programs and fills the slot. The kernel drops all packets of a new endpoint until its first policy.

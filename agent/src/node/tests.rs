@@ -468,6 +468,20 @@ fn a_link_that_was_half_made_at_the_end_is_given_back() {
 }
 
 #[test]
+fn a_link_that_was_made_anew_while_no_agent_ran_gets_the_slot_again() {
+    let mut fixture = Fixture::new();
+    fixture.write("web.yaml", &pod("web"));
+    let web = fixture.add("web", 11);
+    let device = fixture.endpoint(web).file.host_ifname.clone();
+    let mut fixture = fixture.restart(&[(21, device)]);
+    fixture.pass();
+    assert_eq!(fixture.endpoint(web).state, State::Ready);
+    let slot = fixture.endpoint(web).file.slot;
+    assert_eq!(fixture.kernel.state().endpoints[&slot].ifindex, 21);
+    assert!(fixture.is_ready_in_kernel(web));
+}
+
+#[test]
 fn an_object_that_was_removed_from_the_store_comes_back() {
     let mut fixture = Fixture::new();
     fixture.write("web.yaml", &pod("web"));

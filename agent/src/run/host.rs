@@ -64,6 +64,9 @@ pub(super) async fn build_datapath(
     settings: &NodeSettings,
     host: HostDevice,
 ) -> anyhow::Result<Datapath> {
+    if config.devices.is_empty() {
+        tracing::warn!("no --device: packets from the network for pods are judged on the host device only");
+    }
     let mut devices = Vec::new();
     for name in &config.devices {
         devices.push(net.ifindex(name).await?);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CiliumIdentity, Contents, Key, Kind, Object, Store, StoreError};
+use super::{CiliumEndpoint, CiliumIdentity, Contents, Key, Kind, Object, ObjectMeta, Store, StoreError};
 use crate::fs_watch::DirWatch;
 use crate::persist;
 
@@ -90,11 +90,13 @@ impl DirectoryStore {
     fn identities(&self, refused: &mut Vec<String>) -> Result<Vec<CiliumIdentity>, StoreError> {
         let mut identities: Vec<CiliumIdentity> = read_objects(&self.dir(Kind::Identity), refused)?;
         identities.retain(|identity| {
-            let known = identity.number().is_some();
-            if !known {
-                refused.push(format!("CiliumIdentity {}: the name is no number", identity.metadata.name));
+            let valid = identity.number().is_some_and(|number| IDENTITY_RANGE.contains(&number));
+            if !valid {
+                let (first, last) = IDENTITY_RANGE.into_inner();
+                let name = &identity.metadata.name;
+                refused.push(format!("CiliumIdentity {name}: the name is no number from {first} to {last}"));
             }
-            known
+            valid
         });
         identities.sort_by_key(CiliumIdentity::number);
         Ok(identities)
@@ -156,6 +158,17 @@ impl Store for DirectoryStore {
         for dir in subdirectories(&self.dir(Kind::Endpoint))? {
             endpoints.extend(read_objects(&dir, &mut refused)?);
         }
+        // An endpoint that claims to be the host, say, would pass every policy.
+        endpoints.retain(|endpoint: &CiliumEndpoint| {
+            let identity = endpoint.status.identity.id;
+            let valid = IDENTITY_RANGE.contains(&identity);
+            if !valid {
+                let ObjectMeta { namespace, name, .. } = &endpoint.metadata;
+                refused
+                    .push(format!("CiliumEndpoint {namespace}/{name}: {identity} is no identity of a pod"));
+            }
+            valid
+        });
         Ok(Contents { identities, endpoints, nodes, refused })
     }
 
@@ -197,7 +210,7 @@ fn read_objects<T: DeserializeOwned>(dir: &Path, refused: &mut Vec<String>) -> R
     let mut objects = Vec::new();
     for path in entries(dir)? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if path.is_dir() || persist::is_temporary(name) || !name.ends_with(".yaml") {
+        if !path.is_file() || persist::is_temporary(name) || !name.ends_with(".yaml") {
             continue;
         }
         // A file that vanished since the listing is simply gone.

@@ -63,7 +63,8 @@ impl EventReader {
 
     /// Reads until `stop` is set, then drains what the lanes hold and returns. Runs on the calling thread.
     ///
-    /// `sink` gets every batch; it should be quick, because while it runs nothing drains the lanes.
+    /// `sink` is called every round, also with an empty batch, so that it can serve other sources of events; it should
+    /// be quick, because while it runs nothing drains the lanes.
     pub fn run(mut self, stop: Arc<AtomicBool>, mut sink: impl FnMut(Tick<'_>)) -> ReaderCounts {
         let mut counts = ReaderCounts::default();
         let mut pace = Pace::default();
@@ -100,10 +101,8 @@ impl EventReader {
         let before = self.merge.consumed();
         self.merge.collect(cut);
         let (consumed, rejected) = (self.merge.consumed(), self.merge.rejected());
-        if !self.merge.batch().is_empty() || rejected.total() > 0 {
-            let clock_offset_ns = self.clock.offset_ns();
-            sink(Tick { events: self.merge.batch(), clock_offset_ns, rejected });
-        }
+        let clock_offset_ns = self.clock.offset_ns();
+        sink(Tick { events: self.merge.batch(), clock_offset_ns, rejected });
         counts.consumed = consumed;
         counts.rejected += rejected;
         let taken = std::array::from_fn(|index| consumed[index] - before[index]);

@@ -2,9 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 
 use super::*;
-use crate::store::{
-    Addressing, CiliumEndpoint, CiliumNode, EndpointStatus, NodeAddress, NodeSpec, ObjectMeta,
-};
+use crate::store::{Addressing, CiliumNode, EndpointIdentity, EndpointStatus, NodeAddress, NodeSpec};
 
 fn labels(app: &str) -> Vec<String> {
     vec![format!("k8s:app={app}"), "k8s:io.kubernetes.pod.namespace=shop".to_owned(), "k8s:flag".to_owned()]
@@ -107,7 +105,9 @@ fn an_index_entry_that_names_a_foreign_object_is_corrected() {
 fn objects_round_trip_in_upstreams_shape() {
     let (dir, store) = store();
     let addressing = vec![Addressing { ipv4: "10.0.0.5".parse().ok(), ipv6: "fd00::5".parse().ok() }];
-    let mut status = EndpointStatus { id: 7, state: "ready".to_owned(), ..EndpointStatus::default() };
+    let identity = EndpointIdentity { id: 300, labels: Vec::new() };
+    let mut status =
+        EndpointStatus { id: 7, identity, state: "ready".to_owned(), ..EndpointStatus::default() };
     status.networking.addressing = addressing;
     let metadata =
         ObjectMeta { name: "web".to_owned(), namespace: "shop".to_owned(), ..ObjectMeta::default() };
@@ -144,4 +144,18 @@ fn names_cannot_leave_the_directory() {
         let deleted = store.delete(Kind::Node, &Key::cluster(name));
         assert!(matches!(deleted, Err(StoreError::Name(_))), "{name:?}");
     }
+}
+
+#[test]
+fn an_endpoint_cannot_claim_a_reserved_identity() {
+    let (dir, store) = store();
+    let mut status = EndpointStatus::default();
+    status.identity.id = 1;
+    let metadata = ObjectMeta { name: "x".to_owned(), namespace: "shop".to_owned(), ..ObjectMeta::default() };
+    store.put(&Object::Endpoint(CiliumEndpoint::new(metadata, status))).expect("puts");
+    store.put(&Object::Identity(CiliumIdentity::new(1, &labels("web")))).expect("puts");
+    fs::write(dir.path().join("ciliumidentities/oops.yaml"), "{}").expect("writes");
+    let contents = store.list().expect("lists");
+    assert!(contents.endpoints.is_empty() && contents.identities.is_empty());
+    assert_eq!(contents.refused.len(), 3, "{:?}", contents.refused);
 }
