@@ -58,7 +58,7 @@ async fn show(sandbox: &Sandbox, limit: Option<Duration>) -> anyhow::Result<Exit
     let mut screen =
         observe(&cluster, &since, &["--print-policy-names"])?.spawn().context("cannot start observe")?;
     bind(&cluster, [collector.pid(), screen.id()])?;
-    on_own_thread(|| sandbox.release())?;
+    sandbox.release()?;
     let end = tokio::select! {
         biased;
         _ = int.recv() => End::Interrupted,
@@ -73,14 +73,15 @@ async fn show(sandbox: &Sandbox, limit: Option<Duration>) -> anyhow::Result<Exit
             if status.signal() == Some(Signal::SIGPIPE as i32) { End::Unread } else { End::Interrupted }
         }
     };
-    on_own_thread(|| sandbox.quiesce())?;
+    sandbox.quiesce()?;
     let (balance, seen) = settle(&cluster, &collector).await?;
     stop(&mut screen).await?;
-    collector.stop().await?;
+    let collected = collector.stop().await;
     if end == End::Unread {
         return Ok(ExitCode::SUCCESS);
     }
     super::cli::print(&summary(&balance, &seen))?;
+    collected?;
     let is_good = balance.problems().is_empty() && seen.problems.is_empty();
     Ok(if is_good || end == End::Interrupted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -133,12 +134,6 @@ async fn sleep_or_for_ever(limit: Option<Duration>) {
         Some(limit) => sleep(limit).await,
         None => std::future::pending().await,
     }
-}
-
-/// The sandbox's calls bring their own runtime.
-fn on_own_thread<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-    std::thread::scope(|scope| scope.spawn(work).join())
-        .unwrap_or_else(|_panic| Err(anyhow::anyhow!("the demo's thread panicked")))
 }
 
 fn header(cluster: &Cluster, limit: Option<Duration>) -> String {

@@ -183,11 +183,16 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Start time of a process in clock ticks since boot; `None` when there is no such process.
+/// Start time of a process in clock ticks since boot; `None` when there is no such process or it has ended.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command in parentheses may hold blanks; the start time is the 20th field after it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    // The command in parentheses may hold blanks; the state comes after it, the start time 19 fields later.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]

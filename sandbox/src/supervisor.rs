@@ -116,7 +116,7 @@ async fn live(settings: Settings, spec: Spec, mounts: &Mounts, starter: &Starter
                 _ = term.recv() => Ok(()),
                 _ = int.recv() => Ok(()),
                 () = starter_gone(), if is_bound => Ok(()),
-                served = supervisor.serve() => served,
+                () = supervisor.serve() => Ok(()),
             }
         }
     };
@@ -197,19 +197,23 @@ impl Supervisor {
         self.shared.update(|cluster| cluster.phase = Phase::Ready)
     }
 
-    /// Answers the control socket and watches the pods. Ends only with an error.
-    async fn serve(&mut self) -> anyhow::Result<()> {
+    /// Answers the control socket and watches the pods, for ever.
+    async fn serve(&mut self) {
         let mut ticks = interval(WATCH_INTERVAL);
         loop {
             tokio::select! {
                 biased;
                 caller = self.control.accept() => {
-                    let caller = caller.context("cannot accept on the control socket")?;
                     let Some((request, answer)) = self.control.read(caller).await else { continue };
                     let result = self.handle(request).await;
                     answer.send(result).await;
                 }
-                _ = ticks.tick() => self.pods.watch()?,
+                _ = ticks.tick() => {
+                    // The next look may succeed; the sandbox goes on.
+                    if let Err(error) = self.pods.watch() {
+                        eprintln!("{} {error:#}", jiff::Timestamp::now());
+                    }
+                }
             }
         }
     }

@@ -163,9 +163,14 @@ impl Sandbox {
         cleanup::clean(&owned, &self.layout, &Mounts::find()?)
     }
 
+    /// On a thread of its own, since the caller's may be in a runtime.
     pub(crate) fn ask(&self, request: &Request) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.context("cannot start a runtime")?.block_on(call(&self.layout.control(), request))
+        let work = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("cannot start a runtime")?.block_on(call(&self.layout.control(), request))
+        };
+        std::thread::scope(|scope| scope.spawn(work).join())
+            .unwrap_or_else(|_panic| bail!("the call panicked"))
     }
 
     /// Signals the supervisor until it lets go of the sandbox; `None` when it does not in time.
@@ -175,7 +180,9 @@ impl Sandbox {
         let deadline = Instant::now() + DOWN_LIMIT;
         let mut signalled = None;
         loop {
-            if let Some(owned) = Ownership::try_take(&self.layout)? {
+            // It lets go a moment before its process ends.
+            let has_ended = signalled.is_none_or(|(pid, start)| start_time(pid) != Some(start));
+            if has_ended && let Some(owned) = Ownership::try_take(&self.layout)? {
                 return Ok(Some(owned));
             }
             if Instant::now() > deadline {
@@ -183,13 +190,13 @@ impl Sandbox {
             }
             // One that has just begun has no state yet, and is signalled as soon as it has.
             if let Some(cluster) = Cluster::read(&self.layout)?
-                && signalled != Some(cluster.pid)
+                && signalled != Some((cluster.pid, cluster.start_time))
                 && start_time(cluster.pid) == Some(cluster.start_time)
             {
                 let pid = i32::try_from(cluster.pid).context("no process id")?;
                 // It may end between the look and the signal.
                 _ = kill(Pid::from_raw(pid), with);
-                signalled = Some(cluster.pid);
+                signalled = Some((cluster.pid, cluster.start_time));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -359,6 +359,13 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_annotation_makes_it_panic(text in "(http-client|port-scan|udp-echo|idle)?[ a-z0-9=:;,./\\[\\]-]{0,60}") {
+            _ = text.parse::<Workloads>();
+        }
+    }
+
     #[test]
     fn wrong_annotations_name_the_cause() {
         for (text, cause) in [

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -70,7 +70,12 @@ impl Collector {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// # Errors
+    /// When it had ended before: then its account is not whole.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait().context("cannot wait for observe")? {
+            bail!("observe -o json ended early with {status}");
+        }
         super::stop(&mut self.child).await
     }
 }

@@ -94,3 +94,13 @@ fn all_problems_are_told_at_once() {
     let error = parse(text).expect_err("two problems");
     assert_eq!(error.lines().count(), 2, "{error}");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_file_makes_it_panic(
+        kind in "Pod|Node|Namespace|List|CiliumNetworkPolicy",
+        rest in "[ a-z:{}\\[\\],\n|>&*!-]{0,80}",
+    ) {
+        _ = Spec::parse("f.yaml", &format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: x}}\n{rest}"));
+    }
+}

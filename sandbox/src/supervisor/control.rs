@@ -75,8 +75,16 @@ impl Control {
     }
 
     /// Waits for a caller. Cancel safe.
-    pub(super) async fn accept(&self) -> std::io::Result<UnixStream> {
-        Ok(self.listener.accept().await?.0)
+    pub(super) async fn accept(&self) -> UnixStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => return stream,
+                Err(error) => {
+                    eprintln!("cannot accept on the control socket: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Reads a caller's request; `None` for one that says nothing sensible.
@@ -135,6 +143,7 @@ async fn write_line(stream: &mut UnixStream, message: &impl Serialize) -> anyhow
     stream.write_all(line.as_bytes()).await.context("cannot write to the control socket")
 }
 
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_LINE: u64 = 1 << 20;
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// Adding a pod may take as long as its endpoint.

@@ -47,10 +47,13 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
     if flags.policy_mode == "always" {
         bail!("this stand-in refuses --policy-mode always");
     }
-    std::fs::create_dir(&flags.pin_dir).context("the pin directory cannot be made in bpffs")?;
+    std::fs::create_dir_all(&flags.pin_dir).context("the pin directory cannot be made in bpffs")?;
     let pod_cidrs = route_to_peers(&flags.desired_dir, &flags.node_name)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        if flags.admin_socket.try_exists()? {
+            std::fs::remove_file(&flags.admin_socket)?;
+        }
         let listener = UnixListener::bind(&flags.admin_socket)?;
         let service =
             AgentServer::new(StandIn { pod_cidrs, store: flags.store_dir, endpoints: Mutex::default() });
@@ -194,7 +197,7 @@ fn route_to_peers(desired: &Path, own: &str) -> anyhow::Result<Vec<String>> {
             let address =
                 addresses.iter().filter_map(|entry| entry["address"].as_str()?.parse::<IpAddr>().ok());
             let via = address.into_iter().find(|address| address.is_ipv6() == cidr.contains(':'));
-            ip(&format!("route add {cidr} via {}", via.context("an address of the family")?))?;
+            ip(&format!("route replace {cidr} via {}", via.context("an address of the family")?))?;
         }
     }
     Ok(own_cidrs)
