@@ -25,3 +25,16 @@ pub const fn mac_of(word: u64) -> [u8; 6] {
     let [a, b, c, d, e, f, _, _] = word.to_le_bytes();
     [a, b, c, d, e, f]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_survives_the_word() {
+        let mac = [2, 3, 4, 5, 6, 255];
+        assert_eq!(mac_of(mac_word(mac)), mac);
+        assert_eq!(mac_word(mac) & 0xff, 2);
+        assert_eq!(mac_word(mac) >> 48, 0);
+    }
+}

@@ -181,3 +181,36 @@ const _: () = assert!(size_of::<CtKey4>() == 16);
 const _: () = assert!(size_of::<CtKey6>() == 40);
 const _: () = assert!(size_of::<CtSide>() == 24);
 const _: () = assert!(size_of::<CtValue>() == 128);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_current_under_its_own_epochs_only() {
+        for denied in [false, true] {
+            let stamp = CtSide::stamp_of(3, 5, denied);
+            assert_eq!(stamp & 1, u64::from(denied));
+            assert!(CtSide::is_current(stamp, 3, 5));
+            for (node_epoch, epoch) in [(3, 4), (3, 6), (2, 5), (4, 5), (5, 3), (0, 0)] {
+                assert!(!CtSide::is_current(stamp, node_epoch, epoch), "{node_epoch} {epoch}");
+            }
+        }
+        assert!(!CtSide::is_current(0, 0, 0), "nothing was decided");
+    }
+
+    #[test]
+    fn lifetimes_follow_protocol_and_state() {
+        use crate::proto::{ICMP, TCP, UDP};
+        for (proto, state, seconds) in [
+            (TCP, state::NEW, 60),
+            (TCP, state::ESTABLISHED, 8_000),
+            (TCP, state::CLOSING, 10),
+            (TCP, state::CLOSED, 10),
+            (UDP, state::ESTABLISHED, 60),
+            (ICMP, state::NEW, 60),
+        ] {
+            assert_eq!(lifetime_of(proto, state), seconds * 1_000, "{proto} {state}");
+        }
+    }
+}

@@ -78,3 +78,16 @@ impl EndpointRecord {
 
 const _: () = assert!(size_of::<PolicyState>() == 16);
 const _: () = assert!(size_of::<EndpointRecord>() == 96);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_holds_side_and_epoch() {
+        for (side, epoch) in [(0, 1), (1, 1), (1, u32::MAX)] {
+            let word = EndpointRecord::word_of(side, epoch);
+            assert_eq!((EndpointRecord::active(word), EndpointRecord::epoch(word)), (side, epoch));
+        }
+    }
+}

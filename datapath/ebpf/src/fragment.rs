@@ -61,7 +61,7 @@ pub(crate) fn remember(work: &mut Work, id: u32) {
         dst: work.event.dst_port,
     };
     // A full map evicts the oldest datagram; if even that fails the later fragments count as unknown.
-    let _ = SP_FRAGMENTS.insert(&work.fragment, ports, 0);
+    SP_FRAGMENTS.insert(&work.fragment, ports, 0).ok();
 }
 
 /// Gives a later fragment the ports of its first one, or says that nobody knows them.

@@ -5,6 +5,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics, asm_experimental_arch)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a map key or value passed by value would be copied to the stack of 512 bytes"
+)]
 #![expect(internal_features, reason = "the only way to an atomic add on this target")]
 
 mod address;

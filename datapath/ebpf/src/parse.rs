@@ -192,7 +192,6 @@ fn parse_transport(ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
         }
         Fragment::Later(id) => {
             work.event.flags |= flags::FRAGMENT;
-            work.class |= class::LATER_FRAGMENT;
             fragment::recall(work, id);
             known(work.event.proto)
         }

@@ -69,6 +69,7 @@ pub(crate) fn decide(work: &mut Work, track: &Track, question: &Question) -> Res
     if let Some(side) = cached {
         // SAFETY: a live map value; other CPUs replace it field by field, the stamp last.
         let stamp = unsafe { ptr::read_volatile(&raw const (*side).stamp) };
+        // SAFETY: as above.
         let side = unsafe { &*side };
         if side.slot == slot {
             before = stamp;

@@ -36,12 +36,10 @@ pub(crate) mod class {
     pub(crate) const ICMP_ERROR: u16 = 1 << 4;
     /// Source and destination are the same address.
     pub(crate) const SELF: u16 = 1 << 5;
-    /// A later fragment.
-    pub(crate) const LATER_FRAGMENT: u16 = 1 << 6;
     /// The sender is a pod of this node, as its interface proves.
-    pub(crate) const FROM_POD: u16 = 1 << 7;
+    pub(crate) const FROM_POD: u16 = 1 << 6;
     /// The packet was counted at an earlier hook.
-    pub(crate) const COUNTED: u16 = 1 << 8;
+    pub(crate) const COUNTED: u16 = 1 << 7;
 }
 
 /// The record. `event` is the draft of whatever record the packet will yield; parsing writes straight into it.
@@ -94,8 +92,9 @@ impl Work {
         let event = &mut work.event;
         clear_words(event);
         event.abi = EVENT_ABI;
-        // SAFETY: neither helper has a precondition.
+        // SAFETY: the helper has no precondition.
         event.boot_ns = unsafe { bpf_ktime_get_boot_ns() };
+        // SAFETY: the helper has no precondition.
         event.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
         event.ifindex = skb::ifindex(ctx);
         event.length = ctx.len();
