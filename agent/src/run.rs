@@ -91,11 +91,7 @@ impl Agent {
             warnings: warnings.clone(),
             peer_routes: routes_out,
         };
-        let devices = net.names().await?;
-        let (node, half_made) = build_node(&mut life, settings, parts, (desired, contents), &devices)?;
-        for device in half_made {
-            net.remove_pod_link(&device).await?;
-        }
+        let node = build_node(&mut life, settings, parts, (desired, contents), &net).await?;
         let reader = ReaderThread::start(events, pipeline)?;
         let sweeper = Sweeper { connections, events: flows.agent_events(), warnings: warnings.clone() };
         life.spawn("connections", sweeper.run(life.drain()));
@@ -241,19 +237,20 @@ fn build_metrics(flows: &FlowServer) -> AllMetrics {
     all
 }
 
-/// Starts the node thread. It is ready once its first pass is done. The names are those of links that an earlier
-/// process did not finish.
-fn build_node(
+/// Restores endpoints and starts the node thread. It is ready once its first pass is done.
+async fn build_node(
     life: &mut Lifecycle,
     settings: NodeSettings,
     parts: NodeParts,
     (desired, contents): (watch::Receiver<Arc<Desired>>, watch::Receiver<Arc<Contents>>),
-    devices: &[(u32, String)],
-) -> anyhow::Result<(NodeHandle, Vec<String>)> {
+    net: &Net,
+) -> anyhow::Result<NodeHandle> {
     let (handle, calls) = NodeHandle::channel();
     let first = (Arc::clone(&desired.borrow()), Arc::clone(&contents.borrow()));
     let mut node = Node::new(settings, parts, first.0, first.1)?;
-    let half_made = node.restore(devices).context("restoring endpoints")?;
+    for half_made in node.restore(&net.names().await?).context("restoring endpoints")? {
+        net.remove_pod_link(&half_made).await?;
+    }
     let inputs = NodeInputs { desired, contents, calls };
     let (ended, end) = oneshot::channel();
     let drain = life.drain();
@@ -272,7 +269,7 @@ fn build_node(
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         joined.is_ok().then_some(()).context("the node thread cannot be joined")
     });
-    Ok((handle, half_made))
+    Ok(handle)
 }
 
 fn run_node(node: Node, inputs: NodeInputs, drain: Drain) -> anyhow::Result<()> {

@@ -4,55 +4,36 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use specola_datapath::abi::proto;
-use specola_labels::{Label, LabelSet, NumericIdentity, PodLabels};
+use specola_labels::{Label, LabelFilter, LabelSet, NumericIdentity, PodLabels};
 use specola_policy::{NamedPorts, Repository, cidr_identity_labels};
 
-use super::Node;
-use crate::endpoint::State;
-use crate::store::{CiliumEndpoint, CiliumIdentity};
+use super::life::Endpoint;
+use super::{Node, NodeSettings};
+use crate::desired::Desired;
+use crate::endpoint::{EndpointFile, State};
+use crate::store::{CiliumEndpoint, CiliumIdentity, Store};
 
 impl Node {
     /// Finds the number that stands for each pod's labels.
     pub(super) fn assign_identities(&mut self) {
         let mut failure = None;
-        for endpoint in self.endpoints.values_mut().filter(|endpoint| endpoint.is_attached()) {
-            let Some(pod) = self.desired.pod(&endpoint.file.pod_namespace, &endpoint.file.pod_name) else {
-                if endpoint.file.identity == 0 {
+        let attached = self.endpoints.values_mut().filter(|endpoint| endpoint.is_attached());
+        for endpoint in attached {
+            let file = &endpoint.file;
+            let wanted = pod_labels(&self.desired, &self.settings, &self.filter, file);
+            match wanted {
+                Some(labels) if file.identity == 0 || endpoint.labels != labels => {
+                    let assigned = assign(endpoint, labels, &*self.store, &self.settings);
+                    failure = assigned.err().map(|error| format!("{error:#}")).or(failure);
+                }
+                Some(_) => {}
+                None if file.identity == 0 => {
                     let pod = endpoint.pod();
                     endpoint
                         .condition(format!("pod {pod} is not in the desired state; its labels are unknown"));
                 }
-                continue;
-            };
-            let namespace_labels = self.desired.namespace_labels(&endpoint.file.pod_namespace);
-            let source = PodLabels {
-                labels: &pod.metadata.labels,
-                namespace: &endpoint.file.pod_namespace,
-                namespace_labels: &namespace_labels,
-                service_account: &pod.spec.service_account_name,
-                cluster: &self.settings.cluster_name,
-            };
-            let labels = LabelSet::from_k8s(&source, &self.filter);
-            if endpoint.file.identity != 0 && endpoint.labels == labels {
-                continue;
-            }
-            match self.store.identity(&labels.sha256_hex(), &labels.to_strings()) {
-                Ok(number) => {
-                    tracing::info!(endpoint = endpoint.file.id, pod = %endpoint.pod(), identity = number, "identity");
-                    endpoint.file.identity = number;
-                    endpoint.labels = labels;
-                    endpoint.made_from = None;
-                    if let Err(error) = endpoint.file.save(&self.settings.endpoints_dir) {
-                        failure = Some(error.to_string());
-                    }
-                }
-                Err(error) => {
-                    endpoint.condition(format!("no identity: {error}"));
-                    if endpoint.file.identity == 0 {
-                        endpoint.become_state(State::WaitingForIdentity);
-                    }
-                    failure = Some(error.to_string());
-                }
+                // The pod's object goes before its endpoint does.
+                None => {}
             }
         }
         self.retry |= failure.is_some();
@@ -61,21 +42,36 @@ impl Node {
 
     /// Takes up the identities of the cluster with the named ports of their pods.
     pub(super) fn learn_identities(&mut self) {
-        let mut known: BTreeMap<NumericIdentity, LabelSet> = BTreeMap::new();
-        for identity in &self.contents.identities {
-            if let Some(number) = identity.number().filter(|number| CLUSTER.contains(number)) {
-                known.insert(NumericIdentity(number), labels_of(identity));
-            }
+        let (known, mut ports) = self.cluster_identities();
+        let gone: Vec<NumericIdentity> = self
+            .identities
+            .iter()
+            .map(|(identity, _)| identity)
+            .filter(|identity| CLUSTER.contains(&identity.0) && !known.contains_key(identity))
+            .collect();
+        let mut changed = false;
+        for identity in gone {
+            changed |= self.identities.remove(identity);
         }
+        for (identity, labels) in known {
+            changed |= self.identities.insert(identity, labels);
+            changed |= self.identities.set_named_ports(identity, ports.remove(&identity).unwrap_or_default());
+        }
+        self.generation += u64::from(changed);
+    }
+
+    /// Labels and named ports by identity: from the store, from other nodes' endpoints, from this node's.
+    fn cluster_identities(&self) -> (Known, BTreeMap<NumericIdentity, NamedPorts>) {
+        let numbered =
+            |identity| Some((NumericIdentity(CiliumIdentity::number(identity)?), labels_of(identity)));
+        let mut known: Known = self.contents.identities.iter().filter_map(numbered).collect();
         let mut ports: BTreeMap<NumericIdentity, NamedPorts> = BTreeMap::new();
         for endpoint in self.contents.endpoints.iter().filter(|endpoint| !self.addresses.publishes(endpoint))
         {
-            let identity = NumericIdentity(endpoint.status.identity.id);
+            let identity = &endpoint.status.identity;
             // An endpoint may arrive before the object of its identity.
-            if CLUSTER.contains(&identity.0) && !known.contains_key(&identity) {
-                known.insert(identity, parse_labels(&endpoint.status.identity.labels));
-            }
-            add_ports(ports.entry(identity).or_default(), remote_ports(endpoint));
+            known.entry(NumericIdentity(identity.id)).or_insert_with(|| parse_labels(&identity.labels));
+            add_ports(ports.entry(NumericIdentity(identity.id)).or_default(), remote_ports(endpoint));
         }
         for endpoint in self.endpoints.values().filter(|endpoint| endpoint.file.identity != 0) {
             let identity = NumericIdentity(endpoint.file.identity);
@@ -86,21 +82,7 @@ impl Node {
             let own = pod.into_iter().flat_map(|pod| pod.named_ports());
             add_ports(ports.entry(identity).or_default(), own.map(|(name, p, n)| (name, p.to_owned(), n)));
         }
-        let cluster: Vec<NumericIdentity> = self
-            .identities
-            .iter()
-            .map(|(identity, _)| identity)
-            .filter(|id| CLUSTER.contains(&id.0))
-            .collect();
-        let mut changed = false;
-        for identity in cluster.into_iter().filter(|identity| !known.contains_key(identity)) {
-            changed |= self.identities.remove(identity);
-        }
-        for (identity, labels) in known {
-            changed |= self.identities.insert(identity, labels);
-            changed |= self.identities.set_named_ports(identity, ports.remove(&identity).unwrap_or_default());
-        }
-        self.generation += u64::from(changed);
+        (known, ports)
     }
 
     /// Gives every prefix of the policies in force and of the desired ones an identity.
@@ -127,6 +109,50 @@ impl Node {
         self.generation += u64::from(changed);
         Ok(())
     }
+}
+
+type Known = BTreeMap<NumericIdentity, LabelSet>;
+
+/// The identity labels of an endpoint's pod, when the desired state has the pod.
+fn pod_labels(
+    desired: &Desired,
+    settings: &NodeSettings,
+    filter: &LabelFilter,
+    file: &EndpointFile,
+) -> Option<LabelSet> {
+    let pod = desired.pod(&file.pod_namespace, &file.pod_name)?;
+    let source = PodLabels {
+        labels: &pod.metadata.labels,
+        namespace: &file.pod_namespace,
+        namespace_labels: &desired.namespace_labels(&file.pod_namespace),
+        service_account: &pod.spec.service_account_name,
+        cluster: &settings.cluster_name,
+    };
+    Some(LabelSet::from_k8s(&source, filter))
+}
+
+/// Gives an endpoint the number of its labels. On an error it keeps what it had.
+fn assign(
+    endpoint: &mut Endpoint,
+    labels: LabelSet,
+    store: &dyn Store,
+    settings: &NodeSettings,
+) -> anyhow::Result<()> {
+    let number = match store.identity(&labels.sha256_hex(), &labels.to_strings()) {
+        Ok(number) => number,
+        Err(error) => {
+            endpoint.condition(format!("no identity: {error}"));
+            if endpoint.file.identity == 0 {
+                endpoint.become_state(State::WaitingForIdentity);
+            }
+            return Err(error.into());
+        }
+    };
+    tracing::info!(endpoint = endpoint.file.id, pod = %endpoint.pod(), identity = number, "identity");
+    endpoint.file.identity = number;
+    endpoint.labels = labels;
+    endpoint.made_from = None;
+    Ok(endpoint.file.save(&settings.endpoints_dir)?)
 }
 
 /// Labels of a CiliumIdentity; what does not parse as a label is left out.
