@@ -27,7 +27,15 @@ const OUTER_VARIABLES: [&str; 9] = [
     "RUSTUP_TOOLCHAIN",
 ];
 
-fn main() -> Result<()> {
+fn main() {
+    if let Err(error) = run() {
+        for line in error.to_string().lines() {
+            println!("cargo::error={line}");
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
     let ebpf = manifest_dir.join("ebpf");
@@ -36,7 +44,6 @@ fn main() -> Result<()> {
     {
         println!("cargo::rerun-if-changed={watched}");
     }
-    println!("cargo::rerun-if-env-changed=PATH");
     println!("cargo::rerun-if-env-changed={TOOLCHAIN_VARIABLE}");
 
     let mut tried = String::new();
