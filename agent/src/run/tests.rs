@@ -26,15 +26,16 @@ struct World {
     dir: tempfile::TempDir,
     node: NetNs,
     pins: PathBuf,
+    attach: &'static str,
 }
 
 impl World {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, attach: &'static str) -> Self {
         require_root();
         let pins = PathBuf::from(format!("/sys/fs/bpf/specola/test-agent-{name}-{}", std::process::id()));
         let dir = tempfile::tempdir().expect("temporary directory");
         std::fs::create_dir(dir.path().join("desired")).expect("makes the directory");
-        let world = Self { dir, node: NetNs::new("node").expect("namespace"), pins };
+        let world = Self { dir, node: NetNs::new("node").expect("namespace"), pins, attach };
         world.write(
             "node.yaml",
             "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.7.0.0/24, 'fd07::/64']}\n\
@@ -64,6 +65,7 @@ impl World {
             ("--observer-listen", any_port.clone()),
             ("--metrics-listen", any_port),
             ("--pin-dir", self.pins.display().to_string()),
+            ("--attach", self.attach.to_owned()),
         ];
         let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         Flags::try_parse_from(["agent".to_owned()].into_iter().chain(flags)).expect("flags parse").config
@@ -146,7 +148,7 @@ async fn revision_ready(client: &mut AgentClient<Channel>, revision: u64) {
 
 #[test]
 fn endpoints_are_wired_enforced_restored_and_removed() {
-    let world = World::new("life");
+    let world = World::new("life", "auto");
     let (web, db) = (NetNs::new("web").expect("namespace"), NetNs::new("db").expect("namespace"));
     world.write("pods.yaml", &[pod("web"), pod("db")].join("---\n"));
     let first = world.with_agent(async |mut client| {
@@ -198,7 +200,7 @@ fn endpoints_are_wired_enforced_restored_and_removed() {
 
 #[test]
 fn a_pod_that_is_not_known_yet_is_closed() {
-    let world = World::new("closed");
+    let world = World::new("closed", "auto");
     let web = NetNs::new("web").expect("namespace");
     world.with_agent(async |mut client| {
         let added = client.add_endpoint(request("web", &web)).await.expect("adds").into_inner();
@@ -213,7 +215,7 @@ fn a_pod_that_is_not_known_yet_is_closed() {
 
 #[test]
 fn a_namespace_that_does_not_exist_is_refused_and_leaves_nothing() {
-    let world = World::new("refused");
+    let world = World::new("refused", "auto");
     world.with_agent(async |mut client| {
         let web = NetNs::new("web").expect("namespace");
         let missing = pb::AddEndpointRequest { netns: "/nonexistent".to_owned(), ..request("web", &web) };
@@ -224,5 +226,28 @@ fn a_namespace_that_does_not_exist_is_refused_and_leaves_nothing() {
         assert_eq!(client.add_endpoint(bad).await.expect_err("no pod").code(), tonic::Code::InvalidArgument);
         let listed = client.list_endpoints(pb::ListEndpointsRequest {}).await.expect("lists").into_inner();
         assert!(listed.endpoints.is_empty());
+    });
+}
+
+#[test]
+fn clsact_filters_enforce_and_survive_too() {
+    let world = World::new("clsact", "clsact");
+    let web = NetNs::new("web").expect("namespace");
+    world.write("pods.yaml", &pod("web"));
+    world.with_agent(async |mut client| {
+        client.add_endpoint(request("web", &web)).await.expect("adds web");
+        assert!(pings(&world.node, "10.7.0.2"));
+        world.write("policy.yaml", DENY_ALL);
+        revision_ready(&mut client, 2).await;
+        let shown = client.get_status(pb::GetStatusRequest {}).await.expect("has a status").into_inner();
+        assert_eq!(shown.attach_mode, "clsact");
+        assert!(!pings(&world.node, "10.7.0.2"), "denied");
+    });
+    assert!(!pings(&world.node, "10.7.0.2"), "denied while no agent runs");
+    world.with_agent(async |mut client| {
+        revision_ready(&mut client, 2).await;
+        world.remove("policy.yaml");
+        revision_ready(&mut client, 3).await;
+        assert!(pings(&world.node, "10.7.0.2"), "allowed again");
     });
 }
