@@ -188,10 +188,10 @@ fn attribute(message: &mut pb::Flow, flow: &Flow, origins: &[PolicyOrigin]) {
     }
 }
 
-/// One entry per policy object. Origins that are no object (nothing is enforced, so all is allowed) have no name.
+/// One entry per policy object. Origins that are none (nothing is enforced, so all is allowed) have no kind.
 fn policies(origins: &[PolicyOrigin]) -> Vec<pb::Policy> {
     let mut policies: Vec<pb::Policy> = Vec::with_capacity(origins.len());
-    for origin in origins.iter().filter(|origin| !origin.name.is_empty()) {
+    for origin in origins.iter().filter(|origin| !origin.kind.is_empty()) {
         let is_same = |policy: &pb::Policy| {
             (&policy.kind, &policy.namespace, &policy.name) == (&origin.kind, &origin.namespace, &origin.name)
         };

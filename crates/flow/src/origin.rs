@@ -3,7 +3,7 @@
 /// One rule that took part in a decision.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PolicyOrigin {
-    /// Kind of the policy object, such as `CiliumNetworkPolicy`.
+    /// Kind of the policy object, such as `CiliumNetworkPolicy`; empty = no policy, such as when nothing is enforced.
     pub kind: String,
     /// Its namespace; empty for a cluster-wide one.
     pub namespace: String,

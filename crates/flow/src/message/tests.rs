@@ -121,7 +121,8 @@ fn policies_go_to_the_list_of_direction_and_verdict() {
 
 #[test]
 fn rules_of_one_policy_are_one_entry() {
-    let origins = [origin("a", 3, "log"), origin("b", 1, "log"), origin("a", 5, "more"), origin("", 0, "")];
+    let no_policy = PolicyOrigin { name: "allow-any-ingress".into(), ..PolicyOrigin::default() };
+    let origins = [origin("a", 3, "log"), origin("b", 1, "log"), origin("a", 5, "more"), no_policy];
     let flow = Flow { direction: Direction::INGRESS.0, ..flow(protocol::TCP) };
     let answer = message(&flow, &origins);
     let policies: Vec<_> =
