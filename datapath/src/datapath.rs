@@ -14,6 +14,7 @@ use specola_datapath_common::metrics::LaneCount;
 use specola_datapath_common::names;
 use specola_datapath_common::policy::{PolicyKey, PolicyValue};
 
+use crate::OBJECT;
 use crate::attach::{self, AttachError, Attacher, Attachment};
 use crate::config::{AttachMode, Config};
 use crate::events::{EventReader, Ledger, ReaderCounts};
@@ -31,7 +32,7 @@ use crate::maps::{MapsError, take, take_as};
 /// Dropping it detaches and removes nothing: links and maps are pinned, and the next [`Self::load`] takes them over.
 #[derive(Debug)]
 pub struct Datapath {
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
     attacher: Attacher,
     endpoints: EndpointTable,
     policy: PolicyMaps,
@@ -55,7 +56,12 @@ impl Datapath {
     /// # Errors
     /// No BPF file system, no right to load programs, a kernel that refuses them, or a setting out of range.
     pub fn load(config: &Config) -> Result<Self, LoadError> {
-        let mut loaded = load::maps(config)?;
+        Self::load_from(config, OBJECT)
+    }
+
+    /// [`Self::load`] with programs from another object.
+    pub(crate) fn load_from(config: &Config, object: &[u8]) -> Result<Self, LoadError> {
+        let mut loaded = load::maps(config, object)?;
         load::programs(&mut loaded.ebpf)?;
         Self::assemble(config, loaded)
     }
@@ -66,7 +72,7 @@ impl Datapath {
     /// As for [`Self::load`].
     #[cfg(feature = "test-util")]
     pub fn load_maps(config: &Config) -> Result<Self, LoadError> {
-        Self::assemble(config, load::maps(config)?)
+        Self::assemble(config, load::maps(config, OBJECT)?)
     }
 
     fn assemble(config: &Config, loaded: load::Loaded) -> Result<Self, LoadError> {

@@ -13,6 +13,8 @@ mod events;
 mod load;
 mod maps;
 mod sys;
+#[cfg(feature = "test-util")]
+mod test_util;
 
 pub use attach::{AttachError, Attachment, Hook};
 pub use config::{AttachMode, Config, ConfigError};
@@ -25,6 +27,8 @@ pub use maps::counters::{Counters, PacketCounts};
 pub use maps::endpoints::EndpointError;
 pub use maps::policy::{ApplyError, PolicyUpdate};
 pub use specola_datapath_common as abi;
+#[cfg(feature = "test-util")]
+pub use test_util::{TestRun, TestRunError};
 
 /// The kernel programs as compiled, an ELF object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/specola.o"));

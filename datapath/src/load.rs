@@ -13,7 +13,6 @@ use specola_datapath_common::event::lane;
 use specola_datapath_common::{config as globals, names};
 
 use self::layout::{Definitions, Layout};
-use crate::OBJECT;
 use crate::config::{Config, ConfigError};
 use crate::maps::{MapsError, chain};
 
@@ -183,13 +182,13 @@ impl Pins {
 
 /// Makes maps and readies programs for the verifier. Maps that are pinned with the wanted layout are reused with their
 /// content.
-pub(crate) fn maps(config: &Config) -> Result<Loaded, LoadError> {
+pub(crate) fn maps(config: &Config, object: &[u8]) -> Result<Loaded, LoadError> {
     config.check()?;
     raise_memlock();
     let pins = Pins::create(config)?;
-    let definitions = Definitions::parse(OBJECT, &sizes(config))?;
+    let definitions = Definitions::parse(object, &sizes(config))?;
     let recreated = drop_other_layouts(&definitions, &pins)?;
-    let ebpf = load_maps(config, &definitions, &pins)?;
+    let ebpf = load_maps(config, object, &definitions, &pins)?;
     let policy = definitions.outer_policy().ok_or(MapsError::Missing { name: names::POLICY })?;
     Ok(Loaded { ebpf, recreated, policy, pins })
 }
@@ -239,7 +238,12 @@ fn drop_other_layouts(definitions: &Definitions, pins: &Pins) -> Result<Vec<Recr
     Ok(recreated)
 }
 
-fn load_maps(config: &Config, definitions: &Definitions, pins: &Pins) -> Result<Ebpf, LoadError> {
+fn load_maps(
+    config: &Config,
+    object: &[u8],
+    definitions: &Definitions,
+    pins: &Pins,
+) -> Result<Ebpf, LoadError> {
     let host_mac = globals::mac_word(config.host_mac);
     let dual_stack = u32::from(config.dual_stack);
     let mut loader = EbpfLoader::new();
@@ -254,7 +258,7 @@ fn load_maps(config: &Config, definitions: &Definitions, pins: &Pins) -> Result<
     for (name, _) in definitions.pinned() {
         loader.map_pin_path(name, pins.map(name));
     }
-    loader.load(OBJECT).map_err(|source| LoadError::Maps { source: Box::new(source) })
+    loader.load(object).map_err(|source| LoadError::Maps { source: Box::new(source) })
 }
 
 /// Gives the programs to the kernel.

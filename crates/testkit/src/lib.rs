@@ -1,12 +1,16 @@
-//! Helpers for tests: network namespaces that clean up after themselves, conditions to wait for.
+//! Helpers for tests: namespaces and file systems that clean up after themselves, packets, conditions to wait for.
 //!
 //! Only dev-dependencies may use this crate.
 #![forbid(unsafe_code)]
 
+pub mod bpffs;
 pub mod netns;
+pub mod object;
 pub mod packet;
 pub mod wait;
 
+pub use bpffs::BpfFs;
+pub use object::object_under_test;
 pub use wait::{eventually, eventually_async};
 
 /// Fails the test with the remedy when it does not run as root: tests never skip silently.

@@ -97,6 +97,17 @@ impl EventReader {
         std::thread::Builder::new().name("events".to_owned()).spawn(move || self.run(stop, sink))
     }
 
+    /// What the lanes hold now, one batch, on the calling thread.
+    #[cfg(feature = "test-util")]
+    pub fn read_now(&mut self, sink: impl FnOnce(Tick<'_>)) {
+        let mut sink = Some(sink);
+        self.round(u64::MAX, &mut ReaderCounts::default(), &mut |tick: Tick<'_>| {
+            if let Some(sink) = sink.take() {
+                sink(tick);
+            }
+        });
+    }
+
     fn round(&mut self, cut: u64, counts: &mut ReaderCounts, sink: &mut impl FnMut(Tick<'_>)) {
         let before = self.merge.consumed();
         self.merge.collect(cut);

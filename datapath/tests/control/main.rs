@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 
 use ipnet::IpNet;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use specola_datapath::{
     ApplyError, AttachMode, Attachment, Config, ConfigError, Connection, ConnectionKey, Datapath, LoadError,
     PolicyUpdate, ReaderCounts, Sweep, Tick, abi,
@@ -17,7 +16,7 @@ use specola_datapath_common::names;
 use specola_datapath_common::policy::{
     FULL_PREFIX_STATIC, MAX_ENTRIES, PRECEDENCE_ALLOW, PREFIX_FULL, PolicyKey, PolicyValue, VALUE_PLEN_SHIFT,
 };
-use tempfile::TempDir;
+use specola_testkit::BpfFs;
 
 mod attaching;
 mod connections;
@@ -26,15 +25,12 @@ mod policies;
 mod restarts;
 mod traffic;
 
-/// A BPF file system that goes with the test.
-struct Pins(TempDir);
+/// Where a test pins.
+struct Pins(BpfFs);
 
 impl Pins {
     fn new() -> Self {
-        specola_testkit::require_root();
-        let dir = tempfile::Builder::new().prefix("specola-bpffs-").tempdir().unwrap();
-        mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
-        Self(dir)
+        Self(BpfFs::mount())
     }
 
     /// Small sizes, so that tests are quick.
@@ -50,13 +46,6 @@ impl Pins {
     /// Maps without programs, which take the verifier a while.
     fn load(&self) -> Datapath {
         Datapath::load_maps(&self.config()).unwrap_or_else(|error| panic!("{error}"))
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        // Lazily: a file system that is no longer in the tree frees its pins with the last handle.
-        umount2(self.0.path(), MntFlags::MNT_DETACH).unwrap_or_else(|error| panic!("{:?}: {error}", self.0));
     }
 }
 

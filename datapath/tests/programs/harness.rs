@@ -136,7 +136,8 @@ impl Kernel {
         for ring in [names::RING_DENY, names::RING_ALLOW, names::RING_TRACE] {
             loader.map_max_entries(ring, 1 << 20);
         }
-        let mut ebpf = loader.load(OBJECT).expect("the kernel takes the object; bpf() needs root");
+        let object = specola_testkit::object_under_test(OBJECT);
+        let mut ebpf = loader.load(&object).expect("the kernel takes the object; bpf() needs root");
         let rings = [names::RING_DENY, names::RING_ALLOW, names::RING_TRACE]
             .map(|name| RingBuf::try_from(ebpf.take_map(name).unwrap()).unwrap())
             .into();
@@ -231,6 +232,21 @@ impl Kernel {
         };
         let key = Key::new(40 + u32::from(l4_bits), data);
         self.tries[2 * usize::from(pod.slot)].insert(&key, Raw(value), 0).unwrap();
+    }
+
+    /// Writes an entry as it is into the pod's active trie.
+    pub(crate) fn write_entry(&mut self, pod: LocalPod, prefix_len: u32, data: [u8; 8], value: PolicyValue) {
+        let trie = &mut self.tries[2 * usize::from(pod.slot)];
+        trie.insert(&Key::new(prefix_len, data), Raw(value), 0).unwrap();
+    }
+
+    /// Empties the pod's active trie.
+    pub(crate) fn clear_entries(&mut self, pod: LocalPod) {
+        let trie = &mut self.tries[2 * usize::from(pod.slot)];
+        let keys: Vec<_> = trie.keys().map(Result::unwrap).collect();
+        for key in keys {
+            trie.remove(&key).unwrap();
+        }
     }
 
     /// Allows everything in and out of both pods (cookies 11 and 12).
