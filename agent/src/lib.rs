@@ -1,6 +1,6 @@
 //! The node agent: composition root of Specola.
 //!
-//! [`run`] brings one node up in the network namespace that the process runs in: it prepares the host devices, loads
+//! [`run`] (or [`run_until`]) brings one node up in the network namespace that the process runs in: it prepares the host devices, loads
 //! the datapath, follows the desired state (a directory of Kubernetes YAML) and the store that the cluster shares,
 //! keeps endpoints, identities, addresses and policies realized in the kernel, and serves the flow API, the admin API
 //! and metrics.
@@ -27,7 +27,9 @@ mod persist;
 mod run;
 mod store;
 mod sweep;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 mod warnings;
 
 pub use config::{AgentConfig, Attach, LogForm, PolicyMode};
-pub use run::run;
+pub use run::{run, run_until};

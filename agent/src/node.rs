@@ -31,6 +31,8 @@ use specola_policy::{IdentityTable, IpFamilies, Repository, Settings};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::endpoints::{EndpointRequest, NodeError};
+#[cfg(feature = "test-util")]
+pub(crate) use self::entries::update as policy_update;
 pub(crate) use self::kernel::Kernel;
 pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name};
 

@@ -44,8 +44,15 @@ use crate::warnings::Warnings;
 /// A part cannot be set up, or a task ends before shutdown.
 pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     init_logs(config.log_format.into(), &config.log_filter)?;
+    run_until(config, stop_signal()?).await
+}
+
+/// [`run`] with another end than a signal, and without setting up logs.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     tracing::info!(version = build_info().semver(), node = config.node_name, "agent starts");
-    let stop = stop_signal()?;
     tokio::pin!(stop);
     let agent = tokio::select! {
         agent = Agent::build(&config) => agent?,
@@ -307,6 +314,3 @@ impl Followers {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -148,6 +148,3 @@ async fn configure_pod(handle: Handle, request: &PodLinkRequest, host_mac: Mac) 
 fn default_prefix(family: IpAddr) -> IpNet {
     IpNet::new(family, 0).map_or_else(|_| IpNet::from(family), |prefix| prefix.trunc())
 }
-
-#[cfg(test)]
-mod tests;

@@ -41,7 +41,7 @@ fn kernel_value(key: &Key, entry: &Entry, cookie: u32) -> PolicyValue {
 }
 
 /// What turns the policy in force (`old`, or the kernel's entries after a restart) into `new`.
-pub(super) fn update(
+pub(crate) fn update(
     slot: u16,
     old: Option<&MapState>,
     in_kernel: impl FnOnce() -> HashMap<PolicyKey, PolicyValue>,

@@ -1,0 +1,5 @@
+//! The whole agent in network namespaces, with the real datapath. Needs root and bpf().
+
+mod life;
+mod links;
+mod world;
