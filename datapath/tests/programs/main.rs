@@ -9,6 +9,7 @@ mod fragments;
 mod garbage;
 mod harness;
 mod headers;
+mod oracle;
 mod records;
 mod rules;
 mod sources;
