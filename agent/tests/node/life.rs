@@ -106,7 +106,7 @@ fn clsact_filters_enforce_and_survive_too() {
         assert!(!pings(&world.node, "10.7.0.2"), "denied");
     });
     assert!(!pings(&world.node, "10.7.0.2"), "denied while no agent runs");
-    world.with_agent(async |mut client| {
+    world.with_agent(async |client| {
         revision_ready(&client, 2).await;
         world.remove("policy.yaml");
         revision_ready(&client, 3).await;
