@@ -1,6 +1,6 @@
 //! The flows of one server, over as many connections as it takes.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::error::Error as _;
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ impl Connected {
     /// The server refuses the request or the connection is lost.
     pub(crate) async fn read(&mut self, events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
         let request = self.stream.request.clone();
-        match self.pass_on(request, &mut Progress::default(), events).await {
+        match self.pass_on(request, None, events).await {
             Ok(_end) => Ok(()),
             Err(status) => Err(anyhow::anyhow!("{}: {}", self.stream.name(), status_text(&status))),
         }
@@ -109,8 +109,7 @@ impl Connected {
         let mut lost = false;
         loop {
             let request = progress.resume(&self.stream.request);
-            progress.fresh = true;
-            let reason = match self.pass_on(request, &mut progress, events).await {
+            let reason = match self.pass_on(request, Some(&mut progress), events).await {
                 Ok(End::Unwanted) => return Ok(()),
                 Ok(End::Finished) => "the server ended the stream".to_owned(),
                 Err(status) if is_refusal(&status) => {
@@ -118,9 +117,9 @@ impl Connected {
                 }
                 Err(status) => status_text(&status),
             };
-            if !progress.fresh {
+            lost &= !std::mem::take(&mut progress.connected);
+            if std::mem::take(&mut progress.fruitful) {
                 backoff = Backoff::default();
-                lost = false;
             }
             let delay = backoff.next();
             if !lost {
@@ -141,26 +140,23 @@ impl Connected {
     async fn pass_on(
         &mut self,
         request: GetFlowsRequest,
-        progress: &mut Progress,
+        mut progress: Option<&mut Progress>,
         events: &mpsc::Sender<Event>,
     ) -> Result<End, Status> {
-        let resumed = progress.started;
         let mut answers = self.client.get_flows(request).await?.into_inner();
-        if resumed {
+        if progress.as_mut().is_some_and(|progress| progress.answered()) {
             let note = format!("{}: connected again", self.stream.name());
             if events.send(Event::Note(note)).await.is_err() {
                 return Ok(End::Unwanted);
             }
         }
-        progress.started = true;
-        progress.fresh = false;
         loop {
             let answer = tokio::select! {
                 answer = answers.message() => answer?,
                 () = events.closed() => return Ok(End::Unwanted),
             };
             let Some(response) = answer else { return Ok(End::Finished) };
-            if progress.is_repeated(&response) {
+            if progress.as_mut().is_some_and(|progress| progress.is_repeated(&response)) {
                 continue;
             }
             if events.send(Event::Response(Box::new(response))).await.is_err() {
@@ -181,43 +177,73 @@ enum End {
 /// How far a follower has come, to go on from there after a lost connection.
 #[derive(Default)]
 struct Progress {
-    /// Whether a request was answered before.
+    /// Whether the latest request was answered.
+    connected: bool,
+    /// Whether it brought anything.
+    fruitful: bool,
+    /// Whether an earlier one was answered.
+    resumed: bool,
+    /// Whether any was.
     started: bool,
-    /// Whether the current request was not answered yet.
-    fresh: bool,
-    /// Time of the newest flow.
-    newest: Option<Timestamp>,
-    /// Flows of that very time; a resumed stream sends them again.
-    at_newest: HashSet<String>,
+    /// Times of the first and of the newest flow.
+    seen: Option<(Timestamp, Timestamp)>,
+    /// The latest flows, as they came: a resumed stream sends them again.
+    recent: VecDeque<(Timestamp, String)>,
+    /// Their ids.
+    known: HashSet<String>,
 }
 
 impl Progress {
-    /// The request that goes on where the last answer ended.
+    /// The request that goes on where the last answer ended, or a little before: servers send in order of arrival,
+    /// which is not quite that of time.
     fn resume(&self, request: &GetFlowsRequest) -> GetFlowsRequest {
         let mut request = request.clone();
-        if self.newest.is_some() {
-            request.since = self.newest;
+        if let Some((first, newest)) = self.seen {
+            request.since = Some(first.max(before(newest))).max(request.since);
             request.number = 0;
         }
         request
     }
 
-    /// Remembers the answer; true when it came before.
+    /// Remembers that the request was answered; true when an earlier one was, too.
+    const fn answered(&mut self) -> bool {
+        self.connected = true;
+        self.resumed = self.started;
+        self.started = true;
+        self.resumed
+    }
+
+    /// Remembers the answer; true when it came before, over another connection.
     fn is_repeated(&mut self, response: &GetFlowsResponse) -> bool {
+        self.fruitful = true;
         let Some(ResponseTypes::Flow(flow)) = &response.response_types else { return false };
         let Some(time) = flow.time.filter(|_| !flow.uuid.is_empty()) else { return false };
-        match self.newest {
-            Some(newest) if time < newest => false,
-            Some(newest) if time == newest => !self.at_newest.insert(flow.uuid.clone()),
-            _ => {
-                self.newest = Some(time);
-                self.at_newest.clear();
-                self.at_newest.insert(flow.uuid.clone());
-                false
+        if !self.known.insert(flow.uuid.clone()) {
+            return self.resumed;
+        }
+        self.recent.push_back((time, flow.uuid.clone()));
+        let (first, newest) = self.seen.map_or((time, time), |(first, newest)| (first, newest.max(time)));
+        self.seen = Some((first, newest));
+        while self.recent.front().is_some_and(|(time, _)| *time < before(newest))
+            || self.recent.len() > REMEMBERED
+        {
+            if let Some((_, uuid)) = self.recent.pop_front() {
+                self.known.remove(&uuid);
             }
         }
+        false
     }
 }
+
+/// The earliest time of flows that may still come after one of this time.
+fn before(time: Timestamp) -> Timestamp {
+    Timestamp { seconds: time.seconds.saturating_sub(SLACK_SECONDS), ..time }
+}
+
+/// How much older than its predecessors a flow may be.
+const SLACK_SECONDS: i64 = 2;
+/// Flows that are remembered at most.
+const REMEMBERED: usize = 65_536;
 
 /// Whether asking again is of no use: the server understood and said no.
 fn is_refusal(status: &Status) -> bool {
@@ -245,5 +271,69 @@ impl Backoff {
         let delay = self.0;
         self.0 = (delay * 2).min(Duration::from_secs(5));
         delay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::flow;
+    use super::*;
+
+    fn since(progress: &Progress, asked: Option<i64>) -> Option<i64> {
+        let at = |seconds| Timestamp { seconds, nanos: 0 };
+        let request = GetFlowsRequest { since: asked.map(at), number: 7, ..GetFlowsRequest::default() };
+        progress.resume(&request).since.map(|time| time.seconds)
+    }
+
+    #[test]
+    fn a_resumed_request_reaches_back_a_little_but_not_before_the_first_flow() {
+        let mut progress = Progress::default();
+        assert_eq!(since(&progress, Some(3)), Some(3));
+        assert_eq!(progress.resume(&GetFlowsRequest { number: 7, ..GetFlowsRequest::default() }).number, 7);
+        for (second, expected) in [(10, 10), (11, 10), (13, 11), (12, 11), (20, 18)] {
+            assert!(!progress.is_repeated(&flow(second, &second.to_string())));
+            assert_eq!(since(&progress, None), Some(expected), "after {second}");
+        }
+        assert_eq!(since(&progress, Some(19)), Some(19));
+        assert_eq!(since(&progress, Some(3)), Some(18));
+    }
+
+    #[test]
+    fn flows_are_known_for_as_long_as_they_may_be_repeated() {
+        let mut progress = Progress::default();
+        assert!(!progress.answered());
+        let flows = [(10, "a"), (12, "b"), (11, "late")];
+        for (second, name) in flows.iter().chain(&flows) {
+            assert!(!progress.is_repeated(&flow(*second, name)), "{name}");
+        }
+        assert!(progress.answered());
+        for (second, name) in flows {
+            assert!(progress.is_repeated(&flow(second, name)), "{name}");
+        }
+        assert!(!progress.is_repeated(&flow(100, "new")));
+        assert_eq!(progress.known.len(), 1, "only the newest is needed");
+        for number in 0..REMEMBERED * 2 {
+            assert!(!progress.is_repeated(&flow(100, &number.to_string())));
+        }
+        assert_eq!((progress.known.len(), progress.recent.len()), (REMEMBERED, REMEMBERED));
+    }
+
+    #[test]
+    fn only_the_server_can_refuse() {
+        for (status, refusal) in [
+            (Status::invalid_argument("x"), true),
+            (Status::unknown("invalid fieldmask"), true),
+            (Status::unavailable("x"), false),
+            (Status::from_error(Box::new(std::io::Error::other("reset"))), false),
+        ] {
+            assert_eq!(is_refusal(&status), refusal, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_become_rarer_up_to_a_limit() {
+        let mut backoff = Backoff::default();
+        let delays: Vec<_> = (0..7).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(delays, [250, 500, 1000, 2000, 4000, 5000, 5000]);
     }
 }
