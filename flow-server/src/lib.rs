@@ -13,6 +13,7 @@
 
 mod clock;
 mod convert;
+mod kernel_loss;
 mod ledger;
 mod metrics;
 mod namespaces;

@@ -51,12 +51,13 @@ impl Collector for FlowMetrics {
 /// Name, help, value.
 type Reading<T> = (&'static str, &'static str, fn(&FlowStatus) -> T);
 
-const COUNTERS: [Reading<u64>; 9] = [
+const COUNTERS: [Reading<u64>; 10] = [
     ("flow_records_consumed", "Event records taken from the kernel", |status| status.ledger.consumed),
     ("flow_agent_events", "Events taken from other parts of the agent", |status| status.ledger.agent),
     ("flow_agent_events_refused", "Events refused because the pipeline's queue was full", |status| {
         status.ledger.agent_refused
     }),
+    ("flow_kernel_lost", "Events that the kernel had no room for", |status| status.ledger.kernel_lost),
     ("flow_expanded", "Flows beyond one per record", |status| status.ledger.expanded),
     ("flow_pushed", "Flows written into the ring", |status| status.ledger.pushed),
     ("flow_overwritten", "Flows that newer ones overwrote in the ring", |status| status.overwritten),

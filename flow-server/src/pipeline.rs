@@ -11,7 +11,9 @@ use specola_flow::{Flow, Verdict};
 use specola_ring::{Class, Writer};
 use tokio::sync::watch;
 
-use crate::{convert::convert, ledger::Batch, namespaces::NamespaceTracker, shared::Shared};
+use crate::{
+    convert::convert, kernel_loss::KernelLoss, ledger::Batch, namespaces::NamespaceTracker, shared::Shared,
+};
 
 /// Turns events into flows. It belongs to the thread that reads the kernel's ring buffers and never waits.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct Pipeline {
     head: watch::Sender<u64>,
     agent_events: Receiver<Event>,
     namespaces: NamespaceTracker,
+    kernel_loss: KernelLoss,
 }
 
 impl Pipeline {
@@ -30,7 +33,14 @@ impl Pipeline {
         head: watch::Sender<u64>,
         agent_events: Receiver<Event>,
     ) -> Self {
-        Self { shared, ring, head, agent_events, namespaces: NamespaceTracker::default() }
+        Self {
+            shared,
+            ring,
+            head,
+            agent_events,
+            namespaces: NamespaceTracker::default(),
+            kernel_loss: KernelLoss::default(),
+        }
     }
 
     /// Takes a batch of events, then what other sources have queued ([`AgentEvents`]), and wakes the readers.
@@ -42,11 +52,18 @@ impl Pipeline {
         let directory = shared.directory.load();
         let mut batch = Batch { consumed: events.len() as u64, ..Batch::default() };
         for event in events {
+            let time_ns = event.boot_ns.saturating_add_signed(clock_offset_ns);
+            batch.kernel_lost += self.kernel_loss.note(event, time_ns);
             self.push(event, clock_offset_ns, &directory, &mut batch);
         }
         while let Ok(event) = self.agent_events.try_recv() {
             batch.agent += 1;
             self.push(&event, clock_offset_ns, &directory, &mut batch);
+        }
+        for loss in self.kernel_loss.due(|| shared.config.clock.now_ns()) {
+            self.ring.push(&loss, loss.time_ns, Class::Protected);
+            batch.loss_records += 1;
+            batch.pushed += 1;
         }
         shared.ledger.add(&batch);
         if batch.pushed > 0 {

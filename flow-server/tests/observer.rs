@@ -309,6 +309,29 @@ async fn a_lapped_reader_is_told_the_exact_number() {
 }
 
 #[tokio::test]
+async fn events_that_the_kernel_lost_are_told_whatever_was_asked() {
+    let mut bed = Bed::new(16).await;
+    let numbered = |second, lane_seq| Event { cpu: 3, lane: 2, lane_seq, ..trace_at(second) };
+    bed.pipeline.ingest(&[numbered(1, 10), numbered(2, 11), numbered(3, 54)], 0);
+    let nothing = FlowFilter { source_port: vec!["9".into()], ..FlowFilter::default() };
+    let answers = bed.all(GetFlowsRequest { whitelist: vec![nothing], ..range(Some(50), None) }).await;
+    assert_eq!(answers.len(), 0, "older than what was asked for by a whole block");
+    let answers = bed.all(last(0)).await;
+    assert_eq!(answers[..3].iter().map(port).collect::<Vec<_>>(), [1, 2, 3]);
+    let lost = lost(&answers[3]);
+    assert_eq!(
+        (lost.source(), lost.num_events_lost, lost.cpu),
+        (LostEventSource::PerfEventRingBuffer, 42, Some(3))
+    );
+    assert_eq!((lost.first, lost.last, answers[3].time), (at(3), at(3), at(3)));
+    // They are no flows: they do not count.
+    assert_eq!(bed.ports(last(1)).await, [3]);
+    let ledger = bed.server.status().ledger;
+    assert_eq!((ledger.kernel_lost, ledger.loss_records, ledger.consumed, ledger.pushed), (42, 1, 3, 4));
+    assert!(ledger.is_balanced());
+}
+
+#[tokio::test]
 async fn drops_outlive_a_flood_of_other_flows() {
     let mut bed = Bed::new(16).await;
     let denied = |port| Event { verdict: -133, src_port: port, ..base(kind::POLICY_VERDICT) };

@@ -84,6 +84,8 @@ numbered! {
         L7 = 129 "l7",
         /// Something the agent did.
         AGENT = 130 "agent",
+        /// No flow: events were lost ([`crate::Flow::lost`]). Not one of Hubble's numbers, and never sent.
+        LOST = 255 "lost",
     }
 }
 

@@ -123,6 +123,23 @@ pub struct Flow {
 const _: () = assert!(size_of::<Flow>() == 184, "with its state word, a ring slot is three cache lines");
 
 impl Flow {
+    /// A record that tells of lost events: `count` of them on this CPU, missed between these times, ns since 1970.
+    pub fn lost(count: u64, cpu: u16, first_ns: u64, last_ns: u64) -> Self {
+        Self {
+            time_ns: last_ns,
+            duration_ns: last_ns.saturating_sub(first_ns),
+            packets_forward: count,
+            cpu,
+            event_type: EventType::LOST.0,
+            ..Self::default()
+        }
+    }
+
+    /// How many events a record of [`Flow::lost`] tells of; `None` for any other.
+    pub fn lost_count(&self) -> Option<u64> {
+        (self.event_type() == EventType::LOST).then_some(self.packets_forward)
+    }
+
     /// What happened to the packet.
     pub const fn verdict(&self) -> Verdict {
         Verdict(self.verdict)

@@ -23,9 +23,6 @@ pub(super) async fn start(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, 
 /// Goes back from `head` until `number` flows pass, or the ring ends.
 async fn walk_back(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, head: u64, number: u64) -> u64 {
     let ring = &shared.ring;
-    if query.filters.is_empty() && query.until_ns.is_none() && number <= ring.held() {
-        return head.saturating_sub(number);
-    }
     let (mut start, mut missing, mut looked_at) = (head, number, 0);
     while missing > 0
         && let Some((seq, flow)) = ring.before(start)
@@ -33,7 +30,7 @@ async fn walk_back(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, head: u
         start = seq;
         let is_early_enough = query.until_ns.is_none_or(|until_ns| flow.time_ns <= until_ns);
         let view = FlowView::new(&flow, seq, shared.config.instance, shared.directory.metas(), node);
-        if is_early_enough && query.filters.passes(&view) {
+        if is_early_enough && flow.lost_count().is_none() && query.filters.passes(&view) {
             missing -= 1;
         }
         looked_at += 1;

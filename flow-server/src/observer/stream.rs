@@ -86,7 +86,7 @@ impl FlowStream {
         let mut looked_at = 0;
         while !self.is_done {
             if let Some(lost) = self.losses.due(self.shared.config.clock.now_ns()) {
-                return Some(Ok(self.lost_message(lost)));
+                return Some(Ok(self.missed_message(lost)));
             }
             match self.advance() {
                 Ok(Step::Answer(answer)) => return Some(Ok(*answer)),
@@ -104,7 +104,7 @@ impl FlowStream {
             }
         }
         // Also after a failure: what was lost before it is still true.
-        self.losses.take().map(|lost| Ok(self.lost_message(lost)))
+        self.losses.take().map(|lost| Ok(self.missed_message(lost)))
     }
 
     /// Looks at one record.
@@ -129,6 +129,18 @@ impl FlowStream {
     }
 
     fn consider(&mut self, seq: u64, flow: &Flow) -> Result<Step, Status> {
+        if let Some(count) = flow.lost_count() {
+            // Told whatever was asked for: any flow may be among them.
+            let first_ns = flow.time_ns.saturating_sub(flow.duration_ns);
+            let event = LostEvent {
+                source: LostEventSource::PerfEventRingBuffer.into(),
+                num_events_lost: count,
+                cpu: Some(flow.cpu.into()),
+                first: Some(timestamp(first_ns)),
+                last: Some(timestamp(flow.time_ns)),
+            };
+            return Ok(Step::Answer(Box::new(self.lost_message(event, flow.time_ns))));
+        }
         if self.query.since_ns.is_some_and(|since_ns| flow.time_ns < since_ns) {
             return Ok(Step::Skipped);
         }
@@ -179,7 +191,16 @@ impl FlowStream {
         })
     }
 
-    fn lost_message(&self, lost: PendingLoss) -> GetFlowsResponse {
+    fn lost_message(&self, event: LostEvent, time_ns: u64) -> GetFlowsResponse {
+        GetFlowsResponse {
+            node_name: self.node_name.clone(),
+            time: Some(timestamp(time_ns)),
+            response_types: Some(ResponseTypes::LostEvents(event)),
+        }
+    }
+
+    /// Tells of flows that this stream was too slow for.
+    fn missed_message(&self, lost: PendingLoss) -> GetFlowsResponse {
         let event = LostEvent {
             source: LostEventSource::HubbleRingBuffer.into(),
             num_events_lost: lost.count,
@@ -187,11 +208,7 @@ impl FlowStream {
             first: Some(timestamp(lost.first_ns)),
             last: Some(timestamp(lost.last_ns)),
         };
-        GetFlowsResponse {
-            node_name: self.node_name.clone(),
-            time: Some(timestamp(self.shared.config.clock.now_ns())),
-            response_types: Some(ResponseTypes::LostEvents(event)),
-        }
+        self.lost_message(event, self.shared.config.clock.now_ns())
     }
 
     /// Sleeps until there may be something to do: a flow, a loss to tell, the end.
