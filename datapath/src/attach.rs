@@ -157,11 +157,7 @@ impl Attacher {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.links).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            if let Some((program, ifindex)) = name.to_str().and_then(|name| name.rsplit_once('-'))
-                && let Ok(ifindex) = ifindex.parse()
-            {
-                found.push(Attachment { program: program.to_owned(), ifindex });
-            }
+            found.extend(name.to_str().and_then(attachment_of));
         }
         found.sort_by(|a, b| (a.ifindex, &a.program).cmp(&(b.ifindex, &b.program)));
         Ok(found)
@@ -170,6 +166,12 @@ impl Attacher {
     fn pin(&self, program: &str, ifindex: u32) -> PathBuf {
         self.links.join(format!("{program}-{ifindex}"))
     }
+}
+
+/// What a link's pin is for, by its file name.
+pub(crate) fn attachment_of(pin: &str) -> Option<Attachment> {
+    let (program, ifindex) = pin.rsplit_once('-')?;
+    Some(Attachment { program: program.to_owned(), ifindex: ifindex.parse().ok()? })
 }
 
 /// One program at one hook of one interface.

@@ -12,6 +12,8 @@ mod datapath;
 mod events;
 mod load;
 mod maps;
+mod pinned;
+pub mod probe;
 mod sys;
 #[cfg(feature = "test-util")]
 mod test_util;
@@ -26,6 +28,7 @@ pub use maps::conntrack::{Connection, ConnectionKey, Conntrack, Sweep};
 pub use maps::counters::{Counters, PacketCounts};
 pub use maps::endpoints::EndpointError;
 pub use maps::policy::{ApplyError, PolicyUpdate};
+pub use pinned::{Leftovers, LoadedProgram, PinnedError, PinnedLink, PinnedMaps, Removal};
 pub use specola_datapath_common as abi;
 #[cfg(feature = "test-util")]
 pub use test_util::{TestRun, TestRunError};

@@ -105,7 +105,19 @@ pub(crate) struct Pins {
 
 /// An exclusive lock on a directory.
 #[derive(Debug)]
-struct DirLock(File);
+pub(crate) struct DirLock(File);
+
+impl DirLock {
+    /// Locks a directory; `None` when another process holds it.
+    pub(crate) fn take(dir: &Path) -> std::io::Result<Option<Self>> {
+        let file = File::open(dir)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
 
 impl Drop for DirLock {
     fn drop(&mut self) {
@@ -149,13 +161,9 @@ impl Pins {
             move |source| LoadError::PinDir { path, what, source }
         };
         std::fs::create_dir_all(&dir).map_err(failed(&dir, "create"))?;
-        let lock = File::open(&dir).map_err(failed(&dir, "open"))?;
-        match lock.try_lock() {
-            Ok(()) => (),
-            Err(TryLockError::WouldBlock) => return Err(LoadError::InUse { path: dir }),
-            Err(TryLockError::Error(source)) => return Err(failed(&dir, "lock")(source)),
-        }
-        let pins = Self { dir, _lock: Arc::new(DirLock(lock)) };
+        let lock = DirLock::take(&dir).map_err(failed(&dir, "lock"))?;
+        let Some(lock) = lock else { return Err(LoadError::InUse { path: dir }) };
+        let pins = Self { dir, _lock: Arc::new(lock) };
         for path in [pins.links(), pins.policy()] {
             std::fs::create_dir_all(&path).map_err(failed(&path, "create"))?;
         }
@@ -294,7 +302,7 @@ fn load_program(classifier: &mut SchedClassifier) -> Result<(), ProgramError> {
 }
 
 /// Kernels before 5.11 charge maps to this limit.
-fn raise_memlock() {
+pub(crate) fn raise_memlock() {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         tracing::warn!(%error, "cannot raise the locked-memory limit; maps may be refused on kernels before 5.11");
     }
@@ -329,7 +337,7 @@ fn verifier_log(error: &ProgramError) -> String {
 const TOGETHER: [&str; 3] = [names::ENDPOINTS, names::IFINDEX_SLOT, names::POLICY];
 /// Ring buffers in the order of [`lane`].
 pub(crate) const LANES: [&str; lane::COUNT] = [names::RING_DENY, names::RING_ALLOW, names::RING_TRACE];
-const PROGRAMS: [&str; 6] = [
+pub(crate) const PROGRAMS: [&str; 6] = [
     names::FROM_CONTAINER,
     names::TO_CONTAINER,
     names::FROM_NETDEV,

@@ -1,5 +1,7 @@
 //! The maps that kernel and user space share, each under a type that keeps its rules.
 
+use std::path::PathBuf;
+
 use aya::maps::{Map, MapError};
 
 pub(crate) mod conntrack;
@@ -29,6 +31,16 @@ pub enum MapsError {
         /// The cause.
         source: MapError,
     },
+    /// A pinned map cannot be opened.
+    #[error("map {name}: cannot open its pin {}: {source}", path.display())]
+    Pin {
+        /// Name in the object.
+        name: &'static str,
+        /// The pin.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The map's memory cannot be mapped.
     #[error("map {name}: cannot map its memory: {source}")]
     Mmap {
@@ -46,17 +58,29 @@ impl MapsError {
     }
 }
 
-/// Takes a map out of a loaded object.
-pub(crate) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Map, MapsError> {
-    ebpf.take_map(name).ok_or(MapsError::Missing { name })
+/// Where maps come from: a loaded object, or pins.
+pub(crate) trait MapSource {
+    /// Gives a map by its name.
+    fn take(&mut self, name: &'static str) -> Result<Map, MapsError>;
 }
 
-/// Takes a map out of a loaded object, as one of aya's types.
-pub(crate) fn take_as<M>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, MapsError>
+impl MapSource for aya::Ebpf {
+    fn take(&mut self, name: &'static str) -> Result<Map, MapsError> {
+        self.take_map(name).ok_or(MapsError::Missing { name })
+    }
+}
+
+/// Takes a map.
+pub(crate) fn take(maps: &mut impl MapSource, name: &'static str) -> Result<Map, MapsError> {
+    maps.take(name)
+}
+
+/// Takes a map as one of aya's types, which checks the sizes of keys and values.
+pub(crate) fn take_as<M>(maps: &mut impl MapSource, name: &'static str) -> Result<M, MapsError>
 where
     M: TryFrom<Map, Error = MapError>,
 {
-    M::try_from(take(ebpf, name)?).map_err(MapsError::kernel(name, "open"))
+    M::try_from(take(maps, name)?).map_err(MapsError::kernel(name, "open"))
 }
 
 /// An error and its causes on one line. Some of aya's errors say only "failed" without their cause.

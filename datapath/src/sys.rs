@@ -1,7 +1,10 @@
-//! Two operations of `bpf(2)` on hash maps that aya does not offer.
+//! Operations of `bpf(2)` that aya does not offer.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::maps::plain::{Abi, Plain};
 
@@ -64,7 +67,7 @@ impl<'a, K: Abi + Default, V: Abi + Default> Chunks<'a, K, V> {
         // two batch fields point to `u32`s, which is what hash maps use; all outlive the call.
         let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &raw mut attr) };
         match result {
-            Ok(()) => self.next = Some(after),
+            Ok(_) => self.next = Some(after),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.is_done = true,
             Err(error) => return Err(error),
         }
@@ -85,20 +88,32 @@ pub(crate) fn take<K: Abi, V: Abi + Default>(map: BorrowedFd<'_>, key: &K) -> io
     // SAFETY: `attr` is laid out as the kernel's element member of `union bpf_attr`; key and value are of the map's own
     // sizes (checked when the map was opened), initialized, free of padding, and outlive the call.
     match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &raw mut attr) } {
-        Ok(()) => Ok(Some(value)),
+        Ok(_) => Ok(Some(value)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Calls `bpf(2)`.
+/// Opens a pinned map so that it can only be read.
+pub(crate) fn open_map_read_only(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: BPF_F_RDONLY };
+    // SAFETY: `attr` is laid out as the kernel's object member of `union bpf_attr`; the path ends with a zero byte and
+    // outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &raw mut attr) }?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Calls `bpf(2)`. Gives what it returns: a descriptor for some commands, else 0.
 ///
 /// # Safety
 /// `attr` is what the command expects, and every address in it is valid for what the command does with it.
-unsafe fn bpf<A>(command: libc::c_int, attr: *mut A) -> io::Result<()> {
+unsafe fn bpf<A>(command: libc::c_int, attr: *mut A) -> io::Result<libc::c_long> {
     // SAFETY: the caller vouches for the attribute; its size is passed along.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<A>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn address_of<T>(value: &T) -> u64 {
@@ -128,6 +143,16 @@ struct ElemAttr {
     flags: u64,
 }
 
+/// The member of `union bpf_attr` for pinned objects.
+#[repr(C)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_F_RDONLY: u32 = 1 << 3;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const CHUNK: usize = 512;

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
-use aya::Ebpf;
 use aya::maps::{HashMap, IterableMap, MapData, MapError};
 use specola_datapath_common::conntrack::{
     CtKey4, CtKey6, CtValue, NO_SLOT, SIDE_INITIATOR, SIDE_RESPONDER, lifetime_of, state,
@@ -13,7 +12,7 @@ use specola_datapath_common::{IPV4, IPV6, direction, names, proto, v4_mapped};
 
 use super::endpoints::is_not_found;
 use super::plain::{Abi, Plain};
-use super::{MapsError, take_as};
+use super::{MapSource, MapsError, take_as};
 use crate::sys;
 
 /// Which connection: the pair (address, port) that compares lower comes first.
@@ -134,10 +133,10 @@ pub struct Conntrack {
 }
 
 impl Conntrack {
-    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
+    pub(crate) fn open(maps: &mut impl MapSource) -> Result<Self, MapsError> {
         Ok(Self {
-            v4: [Table(take_as(ebpf, names::CT4_TCP)?), Table(take_as(ebpf, names::CT4_ANY)?)],
-            v6: [Table(take_as(ebpf, names::CT6_TCP)?), Table(take_as(ebpf, names::CT6_ANY)?)],
+            v4: [Table(take_as(maps, names::CT4_TCP)?), Table(take_as(maps, names::CT4_ANY)?)],
+            v6: [Table(take_as(maps, names::CT6_TCP)?), Table(take_as(maps, names::CT6_ANY)?)],
         })
     }
 

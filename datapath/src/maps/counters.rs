@@ -1,13 +1,12 @@
 //! Counters that the programs keep per CPU.
 
-use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
 use specola_datapath_common::event::lane;
 use specola_datapath_common::metrics::{LaneCount, METRIC_ENTRIES, PacketCount, metric_index};
 use specola_datapath_common::names;
 
 use super::plain::Plain;
-use super::{MapsError, take_as};
+use super::{MapSource, MapsError, take_as};
 
 /// Packets of one direction that met one fate, since the maps were made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,8 +28,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
-        Ok(Self { packets: take_as(ebpf, names::METRICS)?, lanes: take_as(ebpf, names::LANES)? })
+    pub(crate) fn open(maps: &mut impl MapSource) -> Result<Self, MapsError> {
+        Ok(Self { packets: take_as(maps, names::METRICS)?, lanes: take_as(maps, names::LANES)? })
     }
 
     /// Packets and bytes by direction and fate, summed over the CPUs; only what is not zero.

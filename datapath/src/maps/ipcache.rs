@@ -3,7 +3,6 @@
 use std::collections::HashMap as StdHashMap;
 use std::net::Ipv6Addr;
 
-use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -12,7 +11,7 @@ use specola_datapath_common::{names, v4_mapped};
 
 use super::endpoints::is_not_found;
 use super::plain::Plain;
-use super::{MapsError, take_as};
+use super::{MapSource, MapsError, take_as};
 
 /// The hash and the trie.
 #[derive(Debug)]
@@ -22,8 +21,8 @@ pub(crate) struct Ipcache {
 }
 
 impl Ipcache {
-    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
-        Ok(Self { whole: take_as(ebpf, names::IPCACHE)?, prefixes: take_as(ebpf, names::IPCACHE_LPM)? })
+    pub(crate) fn open(maps: &mut impl MapSource) -> Result<Self, MapsError> {
+        Ok(Self { whole: take_as(maps, names::IPCACHE)?, prefixes: take_as(maps, names::IPCACHE_LPM)? })
     }
 
     /// Sets what is known of a prefix.

@@ -5,7 +5,7 @@
 //! active, the same change goes to that one. So every packet sees either the whole old or the whole new policy.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{ArrayOfMaps, MapData, MapError};
@@ -20,7 +20,7 @@ use super::{MapsError, take_as};
 
 mod check;
 mod grace;
-mod trie;
+pub(crate) mod trie;
 
 /// A change of one endpoint's policy.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -265,8 +265,13 @@ impl PolicyMaps {
     }
 
     fn pin_path(&self, slot: u16, side: u32) -> PathBuf {
-        self.dir.join(format!("{slot}-{}", if side == 0 { 'a' } else { 'b' }))
+        trie_pin(&self.dir, slot, side)
     }
+}
+
+/// Pin of one of a slot's two tries in their directory.
+pub(crate) fn trie_pin(dir: &Path, slot: u16, side: u32) -> PathBuf {
+    dir.join(format!("{slot}-{}", if side == 0 { 'a' } else { 'b' }))
 }
 
 /// The tries of one slot.
@@ -329,7 +334,7 @@ fn pin_failed(error: aya::pin::PinError) -> MapsError {
 }
 
 /// Removes a pin; that it does not exist is no error.
-pub(crate) fn remove_pin(path: &std::path::Path) -> std::io::Result<()> {
+pub(crate) fn remove_pin(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

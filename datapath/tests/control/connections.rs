@@ -20,6 +20,11 @@ fn value(packets: u64) -> CtValue {
     CtValue { packets: [packets, 0], ..CtValue::default() }
 }
 
+/// A TCP connection over IPv4.
+pub(super) fn some_connection() -> Connection {
+    Connection { key: v4(6, 80), value: value(5) }
+}
+
 #[test]
 fn connections_of_all_tables_are_listed_looked_up_and_removed() {
     let pins = Pins::new();

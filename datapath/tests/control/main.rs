@@ -20,6 +20,7 @@ use specola_testkit::BpfFs;
 
 mod attaching;
 mod connections;
+mod dumps;
 mod paths;
 mod policies;
 mod restarts;

@@ -14,16 +14,16 @@ use super::PolicyUpdate;
 
 /// A trie of [`PolicyKey`] and [`PolicyValue`].
 #[derive(Debug)]
-pub(super) struct Trie(LpmTrie<MapData, Plain<PolicyBits>, Plain<PolicyValue>>);
+pub(crate) struct Trie(LpmTrie<MapData, Plain<PolicyBits>, Plain<PolicyValue>>);
 
 impl Trie {
-    pub(super) fn new(data: MapData) -> Result<Self, MapsError> {
+    pub(crate) fn new(data: MapData) -> Result<Self, MapsError> {
         let trie = LpmTrie::try_from(Map::LpmTrie(data));
         trie.map(Self).map_err(MapsError::kernel(names::POLICY, "open a trie"))
     }
 
     /// Everything in it.
-    pub(super) fn entries(&self) -> Result<HashMap<PolicyKey, PolicyValue>, MapsError> {
+    pub(crate) fn entries(&self) -> Result<HashMap<PolicyKey, PolicyValue>, MapsError> {
         let read = |entry| {
             let (key, Plain(value)): (Key<Plain<PolicyBits>>, _) = entry?;
             Ok((abi_key(&key), value))
