@@ -95,7 +95,7 @@ impl CookieTable {
         }
         let mut text = Vec::new();
         for line in &self.pending {
-            let encode = |source| PersistError::Encode { path: self.path.clone(), source };
+            let encode = |cause| PersistError::Encode { path: self.path.clone(), cause };
             serde_json::to_writer(&mut text, line).map_err(encode)?;
             text.push(b'\n');
         }

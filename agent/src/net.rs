@@ -24,16 +24,16 @@ pub(crate) type Mac = [u8; 6];
 /// Why the network could not be configured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetError {
-    #[error("cannot {action}: {source}")]
-    Netlink { action: String, source: rtnetlink::Error },
+    #[error("cannot {action}: {cause}")]
+    Netlink { action: String, cause: rtnetlink::Error },
     #[error("cannot open a netlink socket: {0}")]
     Socket(std::io::Error),
-    #[error("cannot enter network namespace {path}: {source}; give a path below /run/netns or /proc/<pid>/ns/net, and run as root", path = path.display())]
-    Enter { path: PathBuf, source: std::io::Error },
-    #[error("cannot write {path}: {source}", path = path.display())]
-    Sysctl { path: PathBuf, source: std::io::Error },
-    #[error("cannot run the thread for network namespace {path}: {source}", path = path.display())]
-    Thread { path: PathBuf, source: std::io::Error },
+    #[error("cannot enter network namespace {path}: {cause}; give a path below /run/netns or /proc/<pid>/ns/net, and run as root", path = path.display())]
+    Enter { path: PathBuf, cause: std::io::Error },
+    #[error("cannot write {path}: {cause}; run as root, with a writable /proc/sys", path = path.display())]
+    Sysctl { path: PathBuf, cause: std::io::Error },
+    #[error("cannot run the thread for network namespace {path}: {cause}", path = path.display())]
+    Thread { path: PathBuf, cause: std::io::Error },
     #[error("the thread in network namespace {path} panicked", path = path.display())]
     Panicked { path: PathBuf },
     #[error("network device {name} does not exist{hint}")]
@@ -45,7 +45,7 @@ pub(crate) enum NetError {
 impl NetError {
     pub(crate) fn netlink(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
         let action = action.into();
-        move |source| Self::Netlink { action, source }
+        move |cause| Self::Netlink { action, cause }
     }
 }
 

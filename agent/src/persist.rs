@@ -11,16 +11,16 @@ use serde::de::DeserializeOwned;
 /// Why a state file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PersistError {
-    #[error("cannot {action} {path}: {source}; check that the directory exists and is writable", path = path.display())]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("cannot encode {path}: {source}", path = path.display())]
-    Encode { path: PathBuf, source: serde_json::Error },
+    #[error("cannot {action} {path}: {cause}; check that the directory exists and is writable", path = path.display())]
+    Io { action: &'static str, path: PathBuf, cause: io::Error },
+    #[error("cannot encode {path}: {cause}", path = path.display())]
+    Encode { path: PathBuf, cause: serde_json::Error },
 }
 
 impl PersistError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |cause| Self::Io { action, path, cause }
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), PersistError> {
 
 /// Writes a value as JSON, atomically.
 pub(crate) fn save_json<T: Serialize>(path: &Path, value: &T) -> Result<(), PersistError> {
-    let encode = |source| PersistError::Encode { path: path.to_owned(), source };
+    let encode = |cause| PersistError::Encode { path: path.to_owned(), cause };
     write_atomic(path, &serde_json::to_vec_pretty(value).map_err(encode)?)
 }
 

@@ -94,10 +94,10 @@ impl Object {
 pub(crate) enum StoreError {
     #[error(transparent)]
     File(#[from] PersistError),
-    #[error("cannot watch {path}: {source}", path = path.display())]
-    Watch { path: PathBuf, source: std::io::Error },
-    #[error("cannot list {path}: {source}", path = path.display())]
-    List { path: PathBuf, source: std::io::Error },
+    #[error("cannot watch {path}: {cause}", path = path.display())]
+    Watch { path: PathBuf, cause: std::io::Error },
+    #[error("cannot list {path}: {cause}", path = path.display())]
+    List { path: PathBuf, cause: std::io::Error },
     #[error("{path}: {message}; correct or remove the file", path = path.display())]
     Decode { path: PathBuf, message: String },
     #[error("cannot encode {key}: {message}")]

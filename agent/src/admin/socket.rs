@@ -14,8 +14,8 @@ use tokio_stream::wrappers::UnixListenerStream;
 pub(crate) enum SocketError {
     #[error("another agent serves {path}; stop it, or give another --admin-socket", path = path.display())]
     InUse { path: PathBuf },
-    #[error("cannot {action} {path}: {source}", path = path.display())]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {action} {path}: {cause}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, cause: io::Error },
 }
 
 /// A listening socket that only root (and the user of this process) may talk to.
@@ -30,7 +30,7 @@ impl AdminSocket {
     pub(crate) async fn bind(path: &Path) -> Result<Self, SocketError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| SocketError::Io { action, path, source }
+            move |cause| SocketError::Io { action, path, cause }
         };
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(io("make the directory of", path))?;

@@ -27,6 +27,9 @@ impl Net {
         devices: &[String],
         mtu: u32,
     ) -> Result<HostDevice, NetError> {
+        for device in devices {
+            self.ifindex(device).await?;
+        }
         node_settings(devices)?;
         if link::find(&self.handle, HOST).await?.is_none() {
             let side = |name| Side { name, mac: None, mtu, netns_fd: None };

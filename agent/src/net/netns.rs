@@ -16,7 +16,7 @@ where
     F: Future<Output = Result<T, NetError>>,
     W: FnOnce(Handle) -> F + Send,
 {
-    let thread = |source| NetError::Thread { path: netns.to_owned(), source };
+    let thread = |cause| NetError::Thread { path: netns.to_owned(), cause };
     std::thread::scope(|scope| {
         let worker = std::thread::Builder::new()
             .name("pod-netns".to_owned())
@@ -31,7 +31,7 @@ where
     F: Future<Output = Result<T, NetError>>,
     W: FnOnce(Handle) -> F,
 {
-    let enter = |source| NetError::Enter { path: netns.to_owned(), source };
+    let enter = |cause| NetError::Enter { path: netns.to_owned(), cause };
     let file = File::open(netns).map_err(enter)?;
     setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| enter(errno.into()))?;
     let runtime =

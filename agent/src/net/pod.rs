@@ -87,7 +87,7 @@ impl Net {
 
     async fn create_pair(&self, request: &PodLinkRequest) -> Result<(), NetError> {
         let netns = File::open(&request.netns)
-            .map_err(|source| NetError::Enter { path: request.netns.clone(), source })?;
+            .map_err(|cause| NetError::Enter { path: request.netns.clone(), cause })?;
         let host = Side {
             name: &request.host_ifname,
             mac: Some(request.host_mac),

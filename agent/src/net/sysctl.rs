@@ -12,13 +12,13 @@ pub(super) fn set(name: &str, value: &str) -> Result<(), NetError> {
     if std::fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
         return Ok(());
     }
-    std::fs::write(&path, value).map_err(|source| NetError::Sysctl { path, source })
+    std::fs::write(&path, value).map_err(|cause| NetError::Sysctl { path, cause })
 }
 
 /// Writes a setting of IPv6, which a kernel without IPv6 does not have.
 pub(super) fn set_ipv6(name: &str, value: &str) -> Result<(), NetError> {
     match set(&format!("ipv6/{name}"), value) {
-        Err(NetError::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(NetError::Sysctl { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
 }

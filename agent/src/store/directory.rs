@@ -46,7 +46,7 @@ impl DirectoryStore {
                 Ok(()) => {}
                 // A namespace directory that was removed meanwhile.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(StoreError::Watch { path: dir, source }),
+                Err(cause) => return Err(StoreError::Watch { path: dir, cause }),
             }
         }
         Ok(())
@@ -236,7 +236,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     };
     match list() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        result => result.map_err(|source| StoreError::List { path: dir.to_owned(), source }),
+        result => result.map_err(|cause| StoreError::List { path: dir.to_owned(), cause }),
     }
 }
 

@@ -90,3 +90,14 @@ fn routes_to_peers_follow_the_store_and_spare_foreign_ones() {
         assert!(routes.contains("10.9.0.0/24 via 172.30.0.9"), "{routes}");
     });
 }
+
+#[test]
+fn settings_that_cannot_work_are_named() {
+    let world = World::new("errors", "auto");
+    let error = world.start_error(|config| config.devices.push("eth7".to_owned()));
+    assert!(error.contains("eth7 does not exist") && error.contains("--device"), "{error}");
+    let error = world.start_error(|config| config.pin_dir = "/tmp".into());
+    assert!(error.contains("mount -t bpf"), "{error}");
+    let error = world.start_error(|config| config.metrics_listen = ([192, 0, 2, 1], 9).into());
+    assert!(error.contains("192.0.2.1:9"), "{error}");
+}

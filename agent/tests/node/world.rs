@@ -64,6 +64,22 @@ impl World {
         std::fs::remove_file(self.dir.path().join("desired").join(name)).expect("removes");
     }
 
+    /// Starts an agent with changed settings that must fail, and gives the error.
+    pub(crate) fn start_error(&self, change: impl FnOnce(&mut AgentConfig)) -> String {
+        let mut config = self.config();
+        change(&mut config);
+        self.node.enter(|| {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("a runtime starts");
+            let never = std::future::pending();
+            let result = runtime.block_on(specola_agent::run_until(config, never));
+            format!("{:#}", result.expect_err("the agent must not start"))
+        })
+    }
+
     fn config(&self) -> AgentConfig {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0)).to_string();
