@@ -224,6 +224,7 @@ fn the_interval_brings_a_record_with_sums() {
     for packets in 2..5 {
         let run = segment(&mut kernel, true, ACK, 0);
         assert_eq!(counters(run.only()), (packets, packets * 54, 0, 0));
+        assert_eq!(run.only().tcp_flags, ACK, "each flag is in one record");
     }
 }
 

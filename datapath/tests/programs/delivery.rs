@@ -130,6 +130,13 @@ fn traffic_of_others_passes_unseen() {
         let run = kernel.run(program, None, &frame.bytes());
         assert_eq!((run.action, run.events.len(), &run.frame), (OK, 0, &frame.bytes()), "{program}");
     }
+    let run = kernel.run_marked(
+        FROM_NETDEV,
+        None,
+        &Frame::v4(REMOTE.0, NODE.0).udp(1, 2).bytes(),
+        INGRESS_DONE | FROM_POD | TRACE | FOREIGN,
+    );
+    assert_eq!((run.action, run.mark), (OK, FOREIGN), "marks from outside end here");
     // A process of the host that sets our marks gets no record of a pod.
     let run =
         kernel.run_marked(TO_NETDEV, None, &Frame::v4(NODE.0, REMOTE.0).udp(1, 2).bytes(), FROM_POD | TRACE);
