@@ -50,7 +50,7 @@ test-unit: ## Tests that need neither root nor bpf()
 
 .PHONY: loom
 loom: ## Model check the lock-free ring
-	RUSTFLAGS="--cfg loom" cargo test --locked --release -p specola-ring --lib --target-dir $(TARGET)/loom
+	RUSTFLAGS="--cfg loom" cargo test --locked --release -p specola-ring --test loom --target-dir $(TARGET)/loom
 
 .PHONY: miri
 miri: ## Interpret the ring's tests under Miri (needs a nightly toolchain with Miri)
