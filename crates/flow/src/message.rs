@@ -82,27 +82,28 @@ pub fn timestamp(time_ns: u64) -> Timestamp {
 const EMITTER: &str = "Hubble";
 
 fn endpoint(view: &FlowView<'_>, side: Side) -> pb::Endpoint {
-    let (id, identity) = match side {
-        Side::Source => (view.flow.source_endpoint, view.flow.source_identity),
-        Side::Destination => (view.flow.destination_endpoint, view.flow.destination_identity),
+    let (id, identity, labels) = match side {
+        Side::Source => (view.flow.source_endpoint, view.flow.source_identity, view.source_labels),
+        Side::Destination => {
+            (view.flow.destination_endpoint, view.flow.destination_identity, view.destination_labels)
+        }
     };
-    let mut endpoint = view.meta(side).map(endpoint_of).unwrap_or_default();
+    let mut endpoint = view.meta(side).map(names).unwrap_or_default();
     endpoint.id = id.into();
     endpoint.identity = identity;
+    endpoint.labels = labels.to_vec();
     endpoint
 }
 
-fn endpoint_of(meta: &EndpointMeta) -> pb::Endpoint {
+fn names(meta: &EndpointMeta) -> pb::Endpoint {
     let workload =
         |owner: &crate::Workload| pb::Workload { name: owner.name.clone(), kind: owner.kind.clone() };
     pb::Endpoint {
-        id: 0,
-        identity: 0,
         namespace: meta.namespace.clone(),
-        labels: meta.shown_labels().map(ToString::to_string).collect(),
         pod_name: meta.pod_name.clone(),
         workloads: meta.workloads.iter().map(workload).collect(),
         cluster_name: meta.cluster_name.clone(),
+        ..pb::Endpoint::default()
     }
 }
 

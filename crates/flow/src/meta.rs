@@ -86,14 +86,30 @@ pub struct MetaTable {
     chunks: Box<[OnceLock<Chunk>]>,
 }
 
-type Chunk = Box<[OnceLock<Arc<EndpointMeta>>]>;
+type Chunk = Box<[OnceLock<Entry>]>;
+
+/// An entry with what is made of it over and over.
+#[derive(Debug)]
+struct Entry {
+    meta: Arc<EndpointMeta>,
+    shown_labels: Box<[String]>,
+}
 
 impl MetaTable {
     /// The entry behind a handle; `None` for [`MetaHandle::NONE`] and for numbers that were never given out.
     pub fn get(&self, handle: MetaHandle) -> Option<&EndpointMeta> {
+        self.entry(handle).map(|entry| entry.meta.as_ref())
+    }
+
+    /// Text of the entry's [`EndpointMeta::shown_labels`]; none without an entry.
+    pub fn shown_labels(&self, handle: MetaHandle) -> &[String] {
+        self.entry(handle).map_or(&[], |entry| &entry.shown_labels)
+    }
+
+    fn entry(&self, handle: MetaHandle) -> Option<&Entry> {
         let index = handle.0.checked_sub(1)? as usize;
         let chunk = self.chunks.get(index / CHUNK)?.get()?;
-        chunk.get(index % CHUNK)?.get().map(AsRef::as_ref)
+        chunk.get(index % CHUNK)?.get()
     }
 
     fn new() -> Self {
@@ -104,7 +120,8 @@ impl MetaTable {
     fn put(&self, index: usize, meta: Arc<EndpointMeta>) -> Option<MetaHandle> {
         let chunk = self.chunks.get(index / CHUNK)?;
         let places = chunk.get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
-        places.get(index % CHUNK)?.set(meta).ok()?;
+        let shown_labels = meta.shown_labels().map(ToString::to_string).collect();
+        places.get(index % CHUNK)?.set(Entry { meta, shown_labels }).ok()?;
         u32::try_from(index + 1).ok().map(MetaHandle)
     }
 }
@@ -201,5 +218,9 @@ mod tests {
         let shown = |meta: EndpointMeta| meta.shown_labels().map(Label::to_string).collect::<Vec<_>>();
         assert_eq!(shown(meta(NumericIdentity::LOCAL_MIN)), ["cidr:10.1.0.0/16", "reserved:world"]);
         assert_eq!(shown(meta(NumericIdentity::USER_MIN)).len(), 4);
+        let mut interner = MetaInterner::new();
+        let handle = interner.intern(meta(NumericIdentity::LOCAL_MIN)).unwrap();
+        assert_eq!(interner.table.shown_labels(handle), ["cidr:10.1.0.0/16", "reserved:world"]);
+        assert!(interner.table.shown_labels(MetaHandle::NONE).is_empty());
     }
 }

@@ -13,6 +13,10 @@ pub struct FlowView<'a> {
     pub source: Option<&'a EndpointMeta>,
     /// Who the destination was.
     pub destination: Option<&'a EndpointMeta>,
+    /// Text of the source's labels, as users see them.
+    pub source_labels: &'a [String],
+    /// Text of the destination's labels.
+    pub destination_labels: &'a [String],
     /// Who observed it.
     pub node: &'a NodeInfo,
 }
@@ -31,6 +35,8 @@ impl<'a> FlowView<'a> {
             uuid: FlowUuid { instance, seq },
             source: metas.get(flow.source_meta),
             destination: metas.get(flow.destination_meta),
+            source_labels: metas.shown_labels(flow.source_meta),
+            destination_labels: metas.shown_labels(flow.destination_meta),
             node,
         }
     }

@@ -65,6 +65,8 @@ impl Sample {
             uuid: uuid(),
             source: self.source.as_ref(),
             destination: self.destination.as_ref(),
+            source_labels: &[],
+            destination_labels: &[],
             node: &self.node,
         })
     }

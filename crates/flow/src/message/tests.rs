@@ -1,4 +1,4 @@
-use specola_labels::{Label, NumericIdentity};
+use specola_labels::NumericIdentity;
 
 use super::*;
 use crate::{Direction, FlowUuid, InstanceId, NodeInfo, Workload};
@@ -25,13 +25,20 @@ fn message(flow: &Flow, origins: &[PolicyOrigin]) -> pb::Flow {
         identity: NumericIdentity(300),
         namespace: "shop".into(),
         pod_name: "web".into(),
-        labels: [Label::k8s("app", "web")].into_iter().collect(),
         workloads: vec![Workload { name: "web".into(), kind: "Deployment".into() }],
         cluster_name: "default".into(),
         ..EndpointMeta::default()
     };
     let uuid = FlowUuid { instance: InstanceId::new(0), seq: 3 };
-    let view = FlowView { flow, uuid, source: Some(&source), destination: None, node: &node };
+    let view = FlowView {
+        flow,
+        uuid,
+        source: Some(&source),
+        source_labels: &["k8s:app=web".to_owned()],
+        destination: None,
+        destination_labels: &[],
+        node: &node,
+    };
     let context = MessageContext {
         version: "1.2.3",
         node_name: "n1",
@@ -142,6 +149,7 @@ fn endpoints_of_known_and_unknown_sides() {
     let source = message.source.unwrap();
     assert_eq!((source.id, source.identity, source.cluster_name.as_str()), (7, 300, "default"));
     assert_eq!(source.workloads, [pb::Workload { name: "web".into(), kind: "Deployment".into() }]);
+    assert_eq!(source.labels, ["k8s:app=web"]);
     assert_eq!(message.destination, Some(pb::Endpoint { identity: 2, ..pb::Endpoint::default() }));
 }
 
