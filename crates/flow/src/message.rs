@@ -115,9 +115,21 @@ fn ethernet(flow: &Flow) -> Option<pb::Ethernet> {
     })
 }
 
-fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+/// Lower-case hex with colons. By hand rather than by `format!`, because two of them are in every flow.
+fn mac_text(mac: [u8; 6]) -> String {
+    let mut text = String::with_capacity(17);
+    for (index, byte) in mac.into_iter().enumerate() {
+        if index > 0 {
+            text.push(':');
+        }
+        for digit in [byte >> 4, byte & 0xf] {
+            text.push(char::from(HEX[usize::from(digit)]));
+        }
+    }
+    text
 }
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 fn ip(flow: &Flow) -> Option<pb::Ip> {
     let (source, destination) = (flow.source_ip()?, flow.destination_ip()?);

@@ -179,3 +179,14 @@ fn fields_of_each_kind_of_event() {
     assert_eq!(of(EventType::POLICY_VERDICT, Verdict::DROPPED), (2, 0, 0, 181, None, 0));
     assert_eq!(of(EventType::DROP, Verdict::DROPPED), (0, 0, 0, 181, None, 0));
 }
+
+#[test]
+fn mac_texts() {
+    for (mac, text) in [
+        ([0; 6], "00:00:00:00:00:00"),
+        ([0x01, 0x23, 0x45, 0x67, 0x89, 0xab], "01:23:45:67:89:ab"),
+        ([0xff; 6], "ff:ff:ff:ff:ff:ff"),
+    ] {
+        assert_eq!(mac_text(mac), text);
+    }
+}
