@@ -62,6 +62,9 @@ lint: ## Format, clippy, layers
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo run --locked --quiet -p xtask -- layers
+	cd datapath/ebpf && cargo fmt --check
+	cd datapath/ebpf && RUSTC_BOOTSTRAP=1 RUSTFLAGS='--cfg=bpf_target_arch="x86_64" -Cpanic=abort' cargo clippy \
+		--locked --release --target-dir $(abspath $(TARGET))/ebpf-clippy -- -D warnings
 
 .PHONY: deny
 deny: ## Check licences, bans and sources of dependencies (installs cargo-deny)
