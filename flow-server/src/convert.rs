@@ -68,7 +68,8 @@ fn common(event: &Event, clock_offset_ns: i64, source: Found, destination: Found
         length: event.length,
         cookie: event.cookie,
         revision: event.revision,
-        folded: event.fold,
+        // A fold record stands for this many packets, any other for one.
+        folded: event.fold.saturating_sub(1),
         source_endpoint: source.endpoint,
         destination_endpoint: destination.endpoint,
         source_port: event.src_port,

@@ -28,9 +28,11 @@ struct Cpu {
 
 impl KernelLoss {
     /// Takes the number of a record from a ring buffer into account; returns how many records are missing before it.
+    /// Fold records do not come from a ring buffer and have no number.
     pub(crate) fn note(&mut self, event: &Event, time_ns: u64) -> u64 {
         let (number, lane) = (usize::from(event.cpu), usize::from(event.lane));
-        if number >= MAX_CPUS || lane >= lane::COUNT {
+        let is_numbered = event.fold == 0;
+        if !is_numbered || number >= MAX_CPUS || lane >= lane::COUNT {
             return 0;
         }
         if number >= self.cpus.len() {
@@ -112,6 +114,7 @@ mod tests {
             (event(0, 1, 50), 0),
             (event(3, 0, 7), 0),
             (event(0, 0, 11), 0),
+            (Event { fold: 9, ..event(0, 0, 0) }, 0),
             (event(0, 1, 53), 2),
             (event(3, 0, 9), 1),
             (event(0, 0, 13), 1),

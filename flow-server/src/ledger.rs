@@ -26,7 +26,7 @@ pub(crate) struct Ledger {
 pub struct LedgerCounts {
     /// Records taken from the kernel's ring buffers, good or bad.
     pub consumed: u64,
-    /// Events taken from other sources of the agent.
+    /// Events made in user space: folded denies, the agent's own.
     pub agent: u64,
     /// Events of other sources that were refused because the queue was full; they are in no other counter.
     pub agent_refused: u64,

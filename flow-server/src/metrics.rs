@@ -53,7 +53,7 @@ type Reading<T> = (&'static str, &'static str, fn(&FlowStatus) -> T);
 
 const COUNTERS: [Reading<u64>; 10] = [
     ("flow_records_consumed", "Event records taken from the kernel", |status| status.ledger.consumed),
-    ("flow_agent_events", "Events taken from other parts of the agent", |status| status.ledger.agent),
+    ("flow_agent_events", "Events made in user space", |status| status.ledger.agent),
     ("flow_agent_events_refused", "Events refused because the pipeline's queue was full", |status| {
         status.ledger.agent_refused
     }),

@@ -50,10 +50,12 @@ impl Pipeline {
     pub fn ingest(&mut self, events: &[Event], clock_offset_ns: i64) {
         let shared = Arc::clone(&self.shared);
         let directory = shared.directory.load();
-        let mut batch = Batch { consumed: events.len() as u64, ..Batch::default() };
+        let mut batch = Batch::default();
         for event in events {
             let time_ns = event.boot_ns.saturating_add_signed(clock_offset_ns);
             batch.kernel_lost += self.kernel_loss.note(event, time_ns);
+            // Fold records are made by the reader, not taken from a ring buffer.
+            *(if event.fold == 0 { &mut batch.consumed } else { &mut batch.agent }) += 1;
             self.push(event, clock_offset_ns, &directory, &mut batch);
         }
         while let Ok(event) = self.agent_events.try_recv() {

@@ -56,6 +56,23 @@ fn the_books_balance() {
 }
 
 #[test]
+fn fold_records_stand_for_their_packets_and_come_from_no_ring_buffer() {
+    let (mut pipeline, server, _) = bed(8);
+    let numbered = |lane_seq| Event { lane_seq, ..verdict(-133) };
+    pipeline.ingest(&[numbered(5), Event { fold: 40, ..verdict(-133) }, numbered(6)], 0);
+    let ledger = server.status().ledger;
+    assert_eq!((ledger.consumed, ledger.agent, ledger.expanded, ledger.kernel_lost), (2, 1, 3, 0));
+    assert!(ledger.is_balanced());
+    let folded: Vec<u32> = (0..6)
+        .map(|seq| match server.ring().read(seq) {
+            Read::Item(flow) => flow.folded,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(folded, [0, 0, 39, 39, 0, 0]);
+}
+
+#[test]
 fn a_full_agent_queue_refuses_and_counts() {
     let (mut pipeline, server, _) = bed(4);
     let agent_events = server.agent_events();

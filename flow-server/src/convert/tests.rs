@@ -153,7 +153,7 @@ fn a_denied_packet_gives_a_verdict_and_a_drop() {
             verdict: -reason,
             match_type: matched,
             cookie: 77,
-            fold: 3,
+            fold: 4,
             direction: direction::EGRESS,
             ..event(kind::POLICY_VERDICT)
         };
