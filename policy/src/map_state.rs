@@ -101,19 +101,7 @@ impl MapState {
         if identity == 0 {
             return specific;
         }
-        if let Some((_, entry)) = specific
-            && entry.precedence == PRECEDENCE_DENY
-        {
-            return specific;
-        }
-        let any = self.longest(0, egress, proto, port);
-        match (specific, any) {
-            (Some(specific), Some(any)) => {
-                let rank = |hit: (&Key, &Entry)| (hit.1.precedence, hit.0.l4_prefix());
-                Some(if rank(any) > rank(specific) { any } else { specific })
-            }
-            (specific, any) => specific.or(any),
-        }
+        better(specific, self.longest(0, egress, proto, port))
     }
 
     /// What turns `old` into `new`.
@@ -182,6 +170,21 @@ impl fmt::Display for Key {
         let (first, last) = self.ports();
         write!(f, "{direction} {} {}", self.identity, self.proto)?;
         if self.port_bits == 16 { write!(f, ":{first}") } else { write!(f, ":{first}-{last}") }
+    }
+}
+
+/// Which of two hits decides: that with the identity, or that with identity 0.
+fn better<'a>(
+    specific: Option<(&'a Key, &'a Entry)>,
+    any: Option<(&'a Key, &'a Entry)>,
+) -> Option<(&'a Key, &'a Entry)> {
+    match (specific, any) {
+        (Some(specific), _) if specific.1.precedence == PRECEDENCE_DENY => Some(specific),
+        (Some(specific), Some(any)) => {
+            let rank = |hit: (&Key, &Entry)| (hit.1.precedence, hit.0.l4_prefix());
+            Some(if rank(any) > rank(specific) { any } else { specific })
+        }
+        (specific, any) => specific.or(any),
     }
 }
 

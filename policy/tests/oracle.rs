@@ -93,6 +93,45 @@ proptest! {
     }
 }
 
+/// A broad block of one peer and a narrower one of any peer, both redirects: the narrower one wins the tie, so the peer
+/// needs an entry of its own there, although its broad block already says the same.
+#[test]
+fn a_tie_between_peer_and_anybody_names_both_rules() {
+    let ports = |protocol, first, last, l7: bool| PortMatch {
+        protocol,
+        port: Port::Range { first, last },
+        l7: l7.then(|| L7Rules::Http(vec![HttpRule::default()]).into()),
+    };
+    let peer = Peer::Endpoints(Selector::equals(SelectorKey::k8s("app"), "a"));
+    let any = vec![ports(Protocol::Tcp, 74, 80, true), ports(Protocol::Tcp, 0, 65_535, false)];
+    let own = vec![ports(Protocol::Tcp, 70, 81, true)];
+    let entries = [(Peer::Any, any), (peer, own)].into_iter().zip(0..).map(|((peer, ports), index)| {
+        RuleEntry { section: Section::Ingress, index, peers: vec![peer], l4: L4::Ports(ports) }
+    });
+    let rule = Rule {
+        subject: RuleSubject::Endpoints(Selector::default()),
+        entries: entries.collect(),
+        default_deny_ingress: true,
+        default_deny_egress: false,
+        has_ingress: true,
+        has_egress: false,
+        labels: Vec::new(),
+        description: String::new(),
+        log: String::new(),
+    };
+    let mut repository = Repository::new(Settings::default());
+    repository.upsert(object(0, rule));
+    let identities = identities(&repository);
+    let policy = resolve(&repository, &subject(false), &identities).unwrap();
+    for port in 68..84 {
+        let packet = Packet { peer: 256, egress: false, proto: 6, port };
+        let decision = evaluate(&repository, &subject(false), &identities, packet);
+        let (_, entry) = policy.map.lookup(256, false, 6, port).unwrap();
+        assert_eq!(entry.redirect, decision.verdict == Verdict::Redirect, "{port}");
+        assert_eq!(entry.origins, decision.origins, "{port}");
+    }
+}
+
 fn object(index: usize, rule: Rule) -> PolicyObject {
     PolicyObject {
         reference: PolicyRef {

@@ -93,17 +93,15 @@ impl MapBuilder {
 
     /// The entry that the lookups would find for packets of the key if it had no entry of its own.
     fn nearest<'a>(&self, state: &'a MapState, key: &Key) -> Option<&'a Entry> {
-        let mut nearest: Option<(&Key, &Entry)> = None;
-        for broader in self.covering_keys(key).filter(|broader| broader != key) {
-            let Some((found, entry)) = state.entries.get_key_value(&broader) else {
-                continue;
-            };
-            let rank = |key: &Key| (key.identity != 0, key.l4_prefix());
-            if nearest.is_none_or(|(known, _)| rank(found) > rank(known)) {
-                nearest = Some((found, entry));
-            }
-        }
-        nearest.map(|(_, entry)| entry)
+        let broader = || self.covering_keys(key).filter(|broader| broader != key);
+        let longest = |identity| {
+            let hits = broader()
+                .filter(|broader| broader.identity == identity)
+                .filter_map(|broader| state.entries.get_key_value(&broader));
+            hits.max_by_key(|(key, _)| key.l4_prefix())
+        };
+        let own = if key.identity == 0 { None } else { longest(key.identity) };
+        super::better(own, longest(0)).map(|(_, entry)| entry)
     }
 
     /// Every key that covers this one, itself included, where one can be in the map.
