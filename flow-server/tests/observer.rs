@@ -455,6 +455,28 @@ async fn names_are_those_of_the_moment_of_the_event() {
 }
 
 #[tokio::test]
+async fn a_flow_is_found_by_its_id() {
+    let mut bed = Bed::new(16).await;
+    bed.traces(1..=10);
+    let ids: Vec<String> = bed.all(last(0)).await.iter().map(|answer| flow(answer).uuid.clone()).collect();
+    let asks = |ids: &[&String]| FlowFilter {
+        uuid: ids.iter().map(ToString::to_string).collect(),
+        ..FlowFilter::default()
+    };
+    for (request, expected) in [
+        (GetFlowsRequest { whitelist: vec![asks(&[&ids[4]])], ..last(20) }, vec![5]),
+        (
+            GetFlowsRequest { whitelist: vec![asks(&[&ids[4], &ids[1]]), asks(&[&ids[8]])], ..last(20) },
+            vec![2, 5, 9],
+        ),
+        (GetFlowsRequest { whitelist: vec![asks(&[&ids[9]])], follow: true, ..last(0) }, vec![10]),
+        (GetFlowsRequest { whitelist: vec![asks(&[&"x".to_owned()])], follow: true, ..last(0) }, vec![]),
+    ] {
+        assert_eq!(bed.ports(request).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn masks_cut_flow_and_envelope() {
     let mut bed = Bed::new(16).await;
     bed.traces([1]);

@@ -4,11 +4,13 @@ mod clause;
 mod compile;
 mod pattern;
 
+use std::ops::Range;
+
 use specola_proto::flow as pb;
 
 pub use compile::InvalidFilter;
 
-use crate::FlowView;
+use crate::{FlowUuid, FlowView, InstanceId};
 use clause::Clause;
 
 /// A whitelist and a blacklist. A flow passes when a whitelist filter matches (or there is none) and no blacklist
@@ -39,6 +41,15 @@ impl FilterSet {
         self.whitelist.is_empty() && self.blacklist.is_empty()
     }
 
+    /// Sequence numbers outside of which no flow of this agent run can pass, when the whitelist asks for ids only.
+    pub fn sequence_range(&self, instance: InstanceId) -> Option<Range<u64>> {
+        let asked: Option<Vec<&[FlowUuid]>> = self.whitelist.iter().map(Filter::uuids).collect();
+        let own = asked.filter(|lists| !lists.is_empty())?.concat().into_iter();
+        let sequences: Vec<u64> = own.filter(|id| id.instance == instance).map(|id| id.seq).collect();
+        let (first, last) = (sequences.iter().min(), sequences.iter().max());
+        Some(first.zip(last).map_or(0..0, |(first, last)| *first..last.saturating_add(1)))
+    }
+
     /// Whether the flow passes.
     pub fn passes(&self, view: &FlowView<'_>) -> bool {
         let is_wanted = self.whitelist.is_empty() || self.whitelist.iter().any(|filter| filter.matches(view));
@@ -54,6 +65,14 @@ struct Filter {
 }
 
 impl Filter {
+    /// The ids that it asks for, when it does.
+    fn uuids(&self) -> Option<&[FlowUuid]> {
+        self.clauses.iter().find_map(|clause| match clause {
+            Clause::Uuid(ids) => Some(ids.as_slice()),
+            _ => None,
+        })
+    }
+
     fn matches(&self, view: &FlowView<'_>) -> bool {
         self.clauses.iter().all(|clause| clause.matches(view))
     }

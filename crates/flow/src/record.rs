@@ -70,7 +70,7 @@ pub struct Flow {
     pub cookie: u32,
     /// Policy revision that the endpoint had realized.
     pub revision: u32,
-    /// Packets that this record stands for beyond the first one.
+    /// Packets that this record stands for beyond the first one; `bytes_forward` are the bytes of all of them.
     pub folded: u32,
     /// Endpoint id of the source when it is local.
     pub source_endpoint: u16,

@@ -58,12 +58,18 @@ impl FlowStream {
         let head = shared.ring.head();
         // Made before the start is looked for: what is overwritten from now on is a loss.
         let mut cursor = shared.ring.cursor(head);
-        cursor.seek(start(&shared, &query, &node, head).await);
+        let ids = query.filters.sequence_range(shared.config.instance);
+        cursor.seek(match &ids {
+            Some(ids) => ids.start,
+            None => start(&shared, &query, &node, head).await,
+        });
+        let head = ids.as_ref().map_or(head, |ids| ids.end.min(head));
         Self {
             drain,
             head: shared.head.clone(),
             cursor,
-            end: (!query.follow).then_some(head),
+            // Ids are those of flows that were seen: there is nothing to wait for.
+            end: (!query.follow || ids.is_some()).then_some(head),
             remaining: query.number.filter(|_| !query.follow),
             losses: Losses::default(),
             meter: StreamMeter::open(Arc::clone(&shared)),

@@ -279,3 +279,22 @@ fn errors_name_list_index_and_field() {
         assert!(error.starts_with(&format!("blacklist[1].{expected}")), "{error}");
     }
 }
+
+#[test]
+fn ids_bound_the_search() {
+    let id = |instance, seq| FlowUuid { instance: InstanceId::new(instance), seq }.to_string();
+    let asks = |ids: &[String]| filter!(uuid: ids.to_vec());
+    for (whitelist, expected) in [
+        (vec![], None),
+        (vec![filter!()], None),
+        (vec![asks(&[id(5, 7)])], Some(7..8)),
+        (vec![asks(&[id(5, 9), id(5, 7)]), asks(&[id(5, 20)])], Some(7..21)),
+        (vec![asks(&[id(5, 9), id(6, 1)])], Some(9..10)),
+        (vec![asks(&[id(6, 1), "x".to_owned()])], Some(0..0)),
+        (vec![asks(&[id(5, u64::MAX)])], Some(u64::MAX..u64::MAX)),
+        (vec![asks(&[id(5, 9)]), filter!(verdict: vec![1])], None),
+    ] {
+        let filters = FilterSet::compile(&whitelist, &[filter!(uuid: vec![id(5, 1)])]).unwrap();
+        assert_eq!(filters.sequence_range(InstanceId::new(5)), expected, "{whitelist:?}");
+    }
+}
