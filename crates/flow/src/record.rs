@@ -46,7 +46,7 @@ pub struct Flow {
     pub packets_forward: u64,
     /// Packets of the connection, responder to initiator.
     pub packets_reverse: u64,
-    /// Bytes of the connection, initiator to responder.
+    /// Bytes of the connection, initiator to responder; in a record with `folded`, of all packets it stands for.
     pub bytes_forward: u64,
     /// Bytes of the connection, responder to initiator.
     pub bytes_reverse: u64,
