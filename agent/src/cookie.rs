@@ -72,6 +72,14 @@ impl CookieTable {
         Ok(Self { path: path.to_owned(), file, numbers, next, pending: Vec::new() })
     }
 
+    /// What a file says about each number, for others than the agent: nothing is changed, and lines that do not decode
+    /// are skipped.
+    pub(crate) fn peek(path: &Path) -> Result<HashMap<u32, OriginSet>, PersistError> {
+        let text = persist::read(path)?.unwrap_or_default();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+        Ok(lines.map(|line| (line.cookie, line.origins)).collect())
+    }
+
     /// The number of a set; a new one must be [`Self::commit`]ted before the datapath sees it.
     pub(crate) fn intern(&mut self, origins: &OriginSet) -> Result<u32, CookieError> {
         if origins.is_empty() {

@@ -153,6 +153,23 @@ impl EndpointFile {
         persist::remove(&file(dir, id)).map(|_| ())
     }
 
+    /// Reads every file, for others than the agent: nothing is changed, and a directory need not exist.
+    pub(crate) fn peek_all(dir: &Path) -> Result<Vec<Self>, PersistError> {
+        let entries = match std::fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(PersistError::io("list", dir)(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(PersistError::io("list", dir))?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                found.extend(persist::peek_json::<Self>(&path)?);
+            }
+        }
+        Ok(found)
+    }
+
     /// Reads every file; those that do not decode are set aside.
     pub(crate) fn load_all(dir: &Path) -> Result<Vec<Self>, PersistError> {
         persist::make_dir(dir)?;

@@ -41,6 +41,11 @@ impl LocalIdentities {
         Ok(Self { path: path.to_owned(), state })
     }
 
+    /// The persisted numbers, for others than the agent: nothing is changed, not even a corrupt file.
+    pub(crate) fn peek(path: &Path) -> Result<BTreeMap<IpNet, u32>, PersistError> {
+        Ok(persist::peek_json::<State>(path)?.unwrap_or_default().prefixes)
+    }
+
     /// Gives every prefix a number, on disk when this returns. Returns whether there were new ones.
     pub(crate) fn ensure(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<bool, LocalIdentityError> {
         let missing: Vec<IpNet> =

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+pub mod bpf;
 mod config;
 mod cookie;
 mod desired;

@@ -3,6 +3,7 @@
 //! Everything happens in the network namespace that the agent runs in, but for a pod's own side: a thread enters the
 //! pod's namespace, and ends with its work, so no other thread is ever in a foreign namespace.
 
+mod hooks;
 mod host;
 mod link;
 mod netns;
@@ -13,6 +14,7 @@ mod sysctl;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub(crate) use hooks::{Filter, Hooks, devices_in, hooks_in};
 pub(crate) use host::HostDevice;
 pub(crate) use pod::{PodLink, PodLinkRequest};
 

@@ -34,7 +34,7 @@ pub(crate) use self::endpoints::{EndpointRequest, NodeError};
 #[cfg(feature = "test-util")]
 pub(crate) use self::entries::update as policy_update;
 pub(crate) use self::kernel::Kernel;
-pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name};
+pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name, show_origins};
 
 use self::feed::DirectoryFeed;
 use self::ips::NodeAddresses;

@@ -15,6 +15,8 @@ pub(crate) enum PersistError {
     Io { action: &'static str, path: PathBuf, cause: io::Error },
     #[error("cannot encode {path}: {cause}", path = path.display())]
     Encode { path: PathBuf, cause: serde_json::Error },
+    #[error("{path} is damaged: {cause}", path = path.display())]
+    Decode { path: PathBuf, cause: serde_json::Error },
 }
 
 impl PersistError {
@@ -85,6 +87,15 @@ pub(crate) fn load_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, P
             Ok(None)
         }
     }
+}
+
+/// Reads a value from JSON; the file is not touched. `None` when there is none.
+pub(crate) fn peek_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, PersistError> {
+    let decode = |text: String| {
+        let refused = |cause| PersistError::Decode { path: path.to_owned(), cause };
+        serde_json::from_str(&text).map_err(refused)
+    };
+    read(path)?.map(decode).transpose()
 }
 
 /// Renames a file that cannot be used, so that it is neither lost nor read again.

@@ -60,6 +60,14 @@ pub enum Hook {
     Egress,
 }
 
+impl Hook {
+    /// The hook of one of our programs.
+    pub(crate) fn of_program(program: &str) -> Option<Self> {
+        let mut all = ENDPOINT.into_iter().chain(NETDEV).chain(HOST);
+        all.find(|(name, _)| *name == program).map(|(_, hook)| hook)
+    }
+}
+
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -32,14 +32,14 @@ pub enum MapsError {
         source: MapError,
     },
     /// A pinned map cannot be opened.
-    #[error("map {name}: cannot open its pin {}: {source}", path.display())]
+    #[error("map {name}: cannot open its pin {}: {cause}", path.display())]
     Pin {
         /// Name in the object.
         name: &'static str,
         /// The pin.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The map's memory cannot be mapped.
     #[error("map {name}: cannot map its memory: {source}")]

@@ -60,14 +60,14 @@ pub enum PinnedError {
         found: String,
     },
     /// The directory cannot be read or changed.
-    #[error("pin directory {}: {what}: {source}{}", path.display(), remedy(source))]
+    #[error("pin directory {}: {what}: {cause}{}", path.display(), remedy(cause))]
     Directory {
         /// The directory or file.
         path: PathBuf,
         /// What was being done.
         what: &'static str,
         /// The cause.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An agent uses the directory.
     #[error("pin directory {} is in use by a running agent: stop it first", path.display())]
@@ -76,12 +76,12 @@ pub enum PinnedError {
         path: PathBuf,
     },
     /// A program or link cannot be looked at.
-    #[error("cannot {what}: {}", chain(source.as_ref()))]
+    #[error("cannot {what}: {}", chain(cause.as_ref()))]
     Kernel {
         /// What was being done.
         what: &'static str,
         /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync + 'static>,
+        cause: Box<dyn std::error::Error + Send + Sync + 'static>,
     },
     /// A map cannot be read.
     #[error(transparent)]
@@ -147,7 +147,7 @@ impl PinnedMaps {
         match open_map(names::POLICY, trie_pin(&self.dir.join("policy"), slot, side)) {
             Ok(Map::LpmTrie(data)) => Trie::new(data)?.entries(),
             Ok(_) => Err(MapsError::Missing { name: names::POLICY }),
-            Err(MapsError::Pin { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(MapsError::Pin { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 Ok(HashMap::new())
             }
             Err(error) => Err(error),
@@ -236,7 +236,7 @@ fn open_map(name: &'static str, pin: PathBuf) -> Result<Map, MapsError> {
 
 fn open_data(name: &'static str, pin: &Path) -> Result<MapData, MapsError> {
     let opened = sys::open_map_read_only(pin);
-    let fd = opened.map_err(|source| MapsError::Pin { name, path: pin.to_owned(), source })?;
+    let fd = opened.map_err(|cause| MapsError::Pin { name, path: pin.to_owned(), cause })?;
     MapData::from_fd(fd).map_err(MapsError::kernel(name, "look at its pin"))
 }
 
@@ -247,7 +247,7 @@ fn max_entries_of(name: &'static str, data: &MapData) -> Result<u32, MapsError> 
 
 /// Names of the files in a pin directory; none when it does not exist.
 fn file_names(dir: &Path) -> Result<Vec<String>, PinnedError> {
-    let failed = |source| PinnedError::Directory { path: dir.to_owned(), what: "list", source };
+    let failed = |cause| PinnedError::Directory { path: dir.to_owned(), what: "list", cause };
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -21,12 +21,12 @@ use crate::{OBJECT, config};
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The kernel refused for another reason than that it lacks the feature.
-    #[error("cannot {what}: {}", chain(source.as_ref()))]
+    #[error("cannot {what}: {}", chain(cause.as_ref()))]
     Kernel {
         /// What was being done.
         what: &'static str,
         /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync + 'static>,
+        cause: Box<dyn std::error::Error + Send + Sync + 'static>,
     },
 }
 
@@ -140,7 +140,7 @@ fn failed<E>(what: &'static str) -> impl FnOnce(E) -> ProbeError
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    move |source| ProbeError::Kernel { what, source: Box::new(source) }
+    move |cause| ProbeError::Kernel { what, cause: Box::new(cause) }
 }
 
 const MAP_KINDS: [(MapType, &str); 7] = [

@@ -211,7 +211,7 @@ fn show_policy(stored: &StoredPolicy) -> pb::Policy {
     }
 }
 
-fn show_origins(origins: &OriginSet) -> Vec<pb::PolicyOrigin> {
+pub(crate) fn show_origins(origins: &OriginSet) -> Vec<pb::PolicyOrigin> {
     origins.iter().map(show_origin).collect()
 }
 

@@ -37,6 +37,11 @@ impl DirectoryStore {
         Ok(store)
     }
 
+    /// A directory to be read only; nothing is made.
+    pub(crate) fn existing(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// A watch on every directory that holds objects; call it again after each change, for new namespaces.
     pub(crate) fn watch(&self, watch: &DirWatch) -> Result<(), StoreError> {
         let mut dirs = vec![self.dir(Kind::Identity), self.dir(Kind::Endpoint), self.dir(Kind::Node)];

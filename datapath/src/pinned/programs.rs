@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
 
 use super::{PinnedError, PinnedMaps, file_names, open_data, version_of};
-use crate::attach::attachment_of;
+use crate::attach::{Hook, attachment_of};
 use crate::maps::MapsError;
 
 /// A program in the kernel that uses this node's maps.
@@ -39,6 +39,13 @@ pub struct PinnedLink {
     pub ifindex: u32,
     /// The program that it holds now.
     pub program_id: u32,
+}
+
+impl PinnedLink {
+    /// The hook; `None` for a program of another version.
+    pub fn hook(&self) -> Option<Hook> {
+        Hook::of_program(&self.program)
+    }
 }
 
 impl PinnedMaps {
@@ -117,7 +124,7 @@ fn failed<E>(what: &'static str) -> impl FnOnce(E) -> PinnedError
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    move |source| PinnedError::Kernel { what, source: Box::new(source) }
+    move |cause| PinnedError::Kernel { what, cause: Box::new(cause) }
 }
 
 const PINNED: &str = "(pinned)";

@@ -143,7 +143,7 @@ fn remove(path: &Path) -> Result<(), PinnedError> {
 
 fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> PinnedError {
     let path = path.to_owned();
-    move |source| PinnedError::Directory { path, what, source }
+    move |cause| PinnedError::Directory { path, what, cause }
 }
 
 const LINKS: &str = "links";
