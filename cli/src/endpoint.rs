@@ -236,7 +236,8 @@ const fn enforced_text(enforced: bool) -> &'static str {
     if enforced { "enforced" } else { "open" }
 }
 
-fn protocol_text(protocol: u32) -> String {
+/// Name of an IP protocol.
+pub(crate) fn protocol_text(protocol: u32) -> String {
     let name = match protocol {
         0 => "any",
         1 => "icmp",
@@ -251,7 +252,8 @@ fn protocol_text(protocol: u32) -> String {
     name.to_owned()
 }
 
-fn port_text(first: u32, last: u32) -> String {
+/// `80`, `1-2` or `any`.
+pub(crate) fn port_text(first: u32, last: u32) -> String {
     match (first, last) {
         (0, 65_535) => "any".to_owned(),
         (first, last) if first == last => first.to_string(),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod bpf;
 mod color;
 mod columns;
 mod endpoint;
@@ -13,6 +14,7 @@ mod error;
 mod identity;
 mod node;
 mod observe;
+mod place;
 mod policy;
 mod printer;
 mod status;
@@ -47,6 +49,9 @@ enum Command {
     /// Show or check policies.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Show what is in the kernel: maps and programs, with and without an agent.
+    #[command(subcommand)]
+    Bpf(bpf::BpfCommand),
     /// Run clusters in network namespaces on this machine.
     #[command(subcommand)]
     Sandbox(specola_sandbox::cli::SandboxCommand),
@@ -76,6 +81,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Endpoint(command) => endpoint::run(command),
         Command::Identity(command) => identity::run(command),
         Command::Policy(command) => policy::run(command),
+        Command::Bpf(command) => bpf::run(&command),
         Command::Sandbox(command) => command.run(),
         Command::Agent(config) => run_agent(*config),
         Command::Version(args) => version::run(&args),

@@ -1,5 +1,6 @@
 //! Finds running sandboxes and asks about them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -84,6 +85,17 @@ pub async fn refresh(cluster: &mut Cluster) {
             }
         }
     }
+}
+
+/// Directory of a node's pinned maps and links.
+pub fn pin_dir(cluster: &Cluster, node: &Node) -> PathBuf {
+    // bpffs takes no dots in names.
+    cluster.pin_dir.join(node.name.replace('.', "_"))
+}
+
+/// Directory of what a node's agent keeps.
+pub fn state_dir(node: &Node) -> PathBuf {
+    node.log.with_file_name("state")
 }
 
 async fn endpoints_of(node: &Node) -> anyhow::Result<Vec<specola_proto::specola::v1::Endpoint>> {

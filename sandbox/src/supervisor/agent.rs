@@ -18,6 +18,7 @@ use super::shared::Shared;
 use super::{join_all, tail};
 use crate::admin::Admin;
 use crate::cgroup;
+use crate::client::{pin_dir, state_dir};
 use crate::layout::Layout;
 use crate::links::NODE_DEVICE;
 use crate::place::Place;
@@ -147,8 +148,7 @@ async fn asked(stop: &mut watch::Receiver<bool>) {
 
 fn spawn(shared: &Shared, node: &Node) -> anyhow::Result<Child> {
     let layout = shared.layout();
-    let directory = layout.node(&node.name);
-    let state = directory.join("state");
+    let state = state_dir(node);
     fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
     let place = Place { cgroup: node.cgroup.join("agent"), netns: node.netns.clone(), names: None };
     cgroup::create(&place.cgroup)?;
@@ -162,7 +162,7 @@ fn spawn(shared: &Shared, node: &Node) -> anyhow::Result<Child> {
     command.arg("--observer-socket").arg(&node.observer_socket);
     command.arg("--observer-listen").arg(format!("0.0.0.0:{OBSERVER_PORT}"));
     command.arg("--metrics-listen").arg(format!("0.0.0.0:{METRICS_PORT}"));
-    command.arg("--pin-dir").arg(pin_dir(&shared.cluster().pin_dir, &node.name));
+    command.arg("--pin-dir").arg(pin_dir(&shared.cluster(), node));
     command.args([
         "--device",
         NODE_DEVICE,
@@ -174,11 +174,6 @@ fn spawn(shared: &Shared, node: &Node) -> anyhow::Result<Child> {
     let log = open_log(&node.log)?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| format!("cannot start {}", shared.program().display()))
-}
-
-/// bpffs takes no dots in names.
-fn pin_dir(base: &Path, node: &str) -> std::path::PathBuf {
-    base.join(node.replace('.', "_"))
 }
 
 /// Opens a log for appending.
