@@ -39,6 +39,10 @@ pub(crate) fn run(options: &UpOptions, seconds: Option<u64>) -> anyhow::Result<E
     down.map(|()| code)
 }
 
+/// What the screen shows: of the traces only the delivery, as every connection passes several observation points.
+const SCREEN: [&str; 7] =
+    ["--print-policy-names", "--type", "policy-verdict", "--type", "drop", "--type", "trace:to-endpoint"];
+
 /// How the demo came to its end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum End {
@@ -55,8 +59,7 @@ async fn show(sandbox: &Sandbox, limit: Option<Duration>) -> anyhow::Result<Exit
     super::cli::print(&header(&cluster, limit))?;
     let since = jiff::Timestamp::now().to_string();
     let collector = Collector::start(observe(&cluster, &since, &["-o", "json"])?)?;
-    let mut screen =
-        observe(&cluster, &since, &["--print-policy-names"])?.spawn().context("cannot start observe")?;
+    let mut screen = observe(&cluster, &since, &SCREEN)?.spawn().context("cannot start observe")?;
     bind(&cluster, [collector.pid(), screen.id()])?;
     sandbox.release()?;
     let end = tokio::select! {
@@ -149,8 +152,9 @@ fn header(cluster: &Cluster, limit: Option<Duration>) -> String {
     };
     format!(
         "\nSandbox {name}: {} pods on {} nodes, in network namespaces of this machine.\n\
-         Each line below is one flow, with the verdict of the kernel and the policies that decided.\n\n\
+         Each line below is one flow: a verdict with the policies that decided, a drop, or a delivery to a pod.\n\n\
          Try in a second terminal:\n  \
+         {program} observe --sandbox {name} -f      (every observation point)\n  \
          {program} observe --sandbox {name} -f --verdict DROPPED --print-policy-names\n  \
          {program} sandbox ps --name {name}\n  \
          {program} sandbox exec --name {name} {pod} -- cat /etc/hosts\n  \
