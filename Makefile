@@ -52,6 +52,11 @@ test-unit: ## Tests that need neither root nor bpf()
 loom: ## Model check the lock-free ring
 	RUSTFLAGS="--cfg loom" cargo test --locked --release -p specola-ring --test loom --target-dir $(TARGET)/loom
 
+.PHONY: mutants
+mutants: ## Check that the tests notice seeded mistakes in the kernel programs (root, about ten minutes)
+	@xtask/setup.sh test
+	cargo run --locked --quiet -p xtask -- mutants
+
 .PHONY: miri
 miri: ## Interpret the ring's tests under Miri (needs a nightly toolchain with Miri)
 	@cargo +nightly miri --version >/dev/null 2>&1 || { echo "Miri is not installed: rustup toolchain install nightly --component miri" >&2; exit 1; }

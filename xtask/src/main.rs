@@ -1,17 +1,23 @@
-//! What make needs beyond one-liners: `cargo xtask layers`.
+//! What make needs beyond one-liners: `cargo xtask layers`, `cargo xtask mutants`.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command line tool")]
 
 mod layers;
+mod mutants;
+#[path = "../../datapath/build/nested.rs"]
+mod nested;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask layers
-  layers   check that the crates depend on each other only in the allowed directions";
+const USAGE: &str = "usage: cargo xtask layers | mutants [NAME]...
+  layers    check that the crates depend on each other only in the allowed directions
+  mutants   build kernel programs with seeded mistakes, all or those whose names contain a NAME, and check that
+            the tests notice each (root)";
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         Some("layers") => layers::check(),
+        Some("mutants") => mutants::run(&std::env::args().skip(2).collect::<Vec<_>>()),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(())
