@@ -16,11 +16,12 @@ use specola_datapath_common::policy::{PolicyKey, PolicyValue};
 
 use crate::OBJECT;
 use crate::attach::{self, AttachError, Attacher, Attachment};
+use crate::book::{self, Book};
 use crate::config::{AttachMode, Config};
 use crate::events::{EventReader, Ledger, ReaderCounts};
 use crate::load::{self, LoadError, Pins, RecreatedMap};
 use crate::maps::conntrack::Conntrack;
-use crate::maps::counters::{Counters, PacketCounts};
+use crate::maps::counters::{Counters, LaneBook, PacketCounts};
 use crate::maps::endpoints::{self, EndpointError, EndpointTable};
 use crate::maps::ipcache::Ipcache;
 use crate::maps::policy::{ApplyError, PolicyMaps, PolicyUpdate};
@@ -45,6 +46,7 @@ pub struct Datapath {
     ledger: Ledger,
     recreated: Vec<RecreatedMap>,
     pins: Pins,
+    book: Book,
 }
 
 impl Datapath {
@@ -77,6 +79,7 @@ impl Datapath {
 
     fn assemble(config: &Config, loaded: load::Loaded) -> Result<Self, LoadError> {
         let load::Loaded { mut ebpf, recreated, policy, pins } = loaded;
+        let book = Book::open(&pins.map(book::NAME))?;
         let rings = rings(&mut ebpf)?;
         let backlogs = backlogs(&rings)?;
         let ledger = Ledger::open(&pins.map(READER_PIN))?;
@@ -94,6 +97,7 @@ impl Datapath {
             ebpf,
             recreated,
             pins,
+            book,
         };
         for (slot, record) in datapath.endpoints() {
             datapath.policy.open_slot(slot, EndpointRecord::active(record.word))?;
@@ -318,6 +322,19 @@ impl Datapath {
     /// The map fails.
     pub fn lane_counts(&self) -> Result<[LaneCount; lane::COUNT], MapsError> {
         self.counters.lanes()
+    }
+
+    /// What became of the records of each lane since the maps were made; indexed by [`lane`].
+    ///
+    /// # Errors
+    /// The map fails.
+    pub fn lane_books(&self) -> Result<[LaneBook; lane::COUNT], MapsError> {
+        self.counters.lane_books(&self.backlogs)
+    }
+
+    /// Numbers that survive this process, for those who keep books of the events.
+    pub fn book(&self) -> Book {
+        self.book.clone()
     }
 
     /// Bytes that wait in each lane, with the header of 8 bytes that each record has; indexed by [`lane`].

@@ -7,6 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod attach;
+mod book;
 mod config;
 mod datapath;
 mod events;
@@ -19,13 +20,14 @@ mod sys;
 mod test_util;
 
 pub use attach::{AttachError, Attachment, Hook};
+pub use book::Book;
 pub use config::{AttachMode, Config, ConfigError};
 pub use datapath::Datapath;
 pub use events::{EventReader, ReaderCounts, Rejected, Tick};
 pub use load::{LoadError, RecreatedMap};
 pub use maps::MapsError;
 pub use maps::conntrack::{Connection, ConnectionKey, Conntrack, Sweep};
-pub use maps::counters::{Counters, PacketCounts};
+pub use maps::counters::{Counters, LaneBook, PacketCounts};
 pub use maps::endpoints::EndpointError;
 pub use maps::policy::{ApplyError, PolicyUpdate};
 pub use pinned::{Leftovers, LoadedProgram, PinnedError, PinnedLink, PinnedMaps, Removal};

@@ -33,6 +33,9 @@ pub struct LaneCount {
     pub folded: u64,
 }
 
+/// Numbers in the books that the agent keeps in a pinned map; what each means is the agent's affair.
+pub const BOOK_WORDS: usize = 32;
+
 /// Drop reasons that the programs give (Hubble's numbers).
 pub mod drop {
     /// Source MAC is not the endpoint's (deprecated upstream, kept because it says what happened).

@@ -1,11 +1,12 @@
 //! Counters that the programs keep per CPU.
 
 use aya::maps::{MapData, PerCpuArray};
-use specola_datapath_common::event::lane;
+use specola_datapath_common::event::{EVENT_SIZE, lane};
 use specola_datapath_common::metrics::{LaneCount, METRIC_ENTRIES, PacketCount, metric_index};
 use specola_datapath_common::names;
 
 use super::plain::Plain;
+use super::words::Positions;
 use super::{MapSource, MapsError, take_as};
 
 /// Packets of one direction that met one fate, since the maps were made.
@@ -19,6 +20,20 @@ pub struct PacketCounts {
     pub packets: u64,
     /// Bytes, with link headers.
     pub bytes: u64,
+}
+
+/// What became of the records of one lane.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LaneBook {
+    /// As the programs count.
+    pub counts: LaneCount,
+    /// Records that readers took out of the ring buffer, also those of earlier processes.
+    pub taken: u64,
+    /// Records that wait in the ring buffer.
+    pub backlog: u64,
+    /// Whether attempts = submitted + reserve failed + folded, and submitted = taken + backlog. While records are
+    /// being written the numbers cannot be read at one moment; then those read before and after must enclose.
+    pub is_balanced: bool,
 }
 
 /// Reads the counters; they never go back while the maps are pinned.
@@ -73,11 +88,67 @@ impl Counters {
     }
 }
 
+impl Counters {
+    /// What became of the records of each lane, given the positions of the ring buffers.
+    ///
+    /// # Errors
+    /// The kernel refused to read the map.
+    pub(crate) fn lane_books(
+        &self,
+        positions: &[Positions; lane::COUNT],
+    ) -> Result<[LaneBook; lane::COUNT], MapsError> {
+        let mut before = self.lanes()?;
+        for _ in 1..QUIET_TRIES {
+            let bytes = positions.each_ref().map(Positions::read);
+            let after = self.lanes()?;
+            if before == after {
+                return Ok(lane_books(&before, bytes, &after));
+            }
+            before = after;
+        }
+        let bytes = positions.each_ref().map(Positions::read);
+        Ok(lane_books(&before, bytes, &self.lanes()?))
+    }
+}
+
+/// `bytes`: taken out and written, read between `before` and `after`.
+fn lane_books(
+    before: &[LaneCount; lane::COUNT],
+    bytes: [(u64, u64); lane::COUNT],
+    after: &[LaneCount; lane::COUNT],
+) -> [LaneBook; lane::COUNT] {
+    std::array::from_fn(|index| {
+        let (before, after) = (before[index], after[index]);
+        let (taken, written) = (bytes[index].0 / RECORD_BYTES, bytes[index].1 / RECORD_BYTES);
+        let is_moving = before != after;
+        // A program counts its attempt, writes, and counts the outcome: one of each CPU may be in between.
+        let slack = if is_moving { MAX_CPUS } else { 0 };
+        let settled = |count: LaneCount| count.submitted + count.reserve_failed + count.folded;
+        let attempts_are_told =
+            settled(before) <= after.attempts && before.attempts <= settled(after).saturating_add(slack);
+        let is_taken_or_waits =
+            before.submitted <= written && written <= after.submitted.saturating_add(slack);
+        LaneBook {
+            counts: after,
+            taken,
+            backlog: written.saturating_sub(taken),
+            is_balanced: attempts_are_told && is_taken_or_waits,
+        }
+    })
+}
+
 impl std::fmt::Debug for Counters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Counters").finish_non_exhaustive()
     }
 }
+
+/// A record with the header that the ring buffer puts before it.
+const RECORD_BYTES: u64 = (EVENT_SIZE as u64 + 8).next_multiple_of(8);
+/// How often to look for a moment without new records.
+const QUIET_TRIES: u32 = 8;
+/// More than any machine has.
+const MAX_CPUS: u64 = 8192;
 
 /// Undoes [`metric_index`].
 fn direction_and_reason(index: u32) -> (u8, u8) {
@@ -92,6 +163,31 @@ mod tests {
     use specola_datapath_common::metrics::drop;
 
     use super::*;
+
+    #[test]
+    fn the_books_of_a_lane_balance_or_do_not() {
+        let count = |attempts, submitted, reserve_failed, folded| LaneCount {
+            attempts,
+            submitted,
+            reserve_failed,
+            folded,
+        };
+        let quiet = count(10, 7, 2, 1);
+        for (before, records, after, balanced) in [
+            (quiet, (5, 7), quiet, true),
+            (quiet, (5, 6), quiet, false),
+            (quiet, (5, 8), quiet, false),
+            (count(11, 7, 2, 1), (5, 7), count(11, 7, 2, 1), false),
+            // Three more came between the readings.
+            (quiet, (5, 9), count(13, 10, 2, 1), true),
+            (quiet, (5, 6), count(13, 10, 2, 1), false),
+        ] {
+            let bytes = (records.0 * RECORD_BYTES, records.1 * RECORD_BYTES);
+            let [book, ..] = lane_books(&[before; 3], [bytes; 3], &[after; 3]);
+            assert_eq!(book.is_balanced, balanced, "{before:?} {records:?} {after:?}");
+            assert_eq!((book.taken, book.backlog), (records.0, records.1 - records.0));
+        }
+    }
 
     #[test]
     fn an_index_gives_back_what_made_it() {

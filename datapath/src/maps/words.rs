@@ -69,11 +69,17 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
-    /// Bytes that the programs wrote and nobody consumed, with record headers.
-    pub(crate) fn backlog(&self) -> u64 {
+    /// Bytes that were taken out since the ring buffer was made, and bytes that the programs wrote, with record headers.
+    pub(crate) fn read(&self) -> (u64, u64) {
         // The consumer first: it never overtakes the producer.
         let consumed = self.words.word(0).load(Ordering::Acquire);
-        self.words.word(self.producer).load(Ordering::Acquire).wrapping_sub(consumed)
+        (consumed, self.words.word(self.producer).load(Ordering::Acquire))
+    }
+
+    /// Bytes that the programs wrote and nobody consumed, with record headers.
+    pub(crate) fn backlog(&self) -> u64 {
+        let (consumed, produced) = self.read();
+        produced.wrapping_sub(consumed)
     }
 }
 

@@ -79,6 +79,27 @@ fn a_pin_of_another_layout_begins_anew_and_is_named() {
 }
 
 #[test]
+fn the_book_outlives_its_writer_and_is_never_half_written() {
+    let pins = Pins::new();
+    let datapath = pins.load();
+    assert_eq!(datapath.book().read(), [0; abi::metrics::BOOK_WORDS]);
+    let (writer, reader) = (datapath.book(), datapath.book());
+    let end = 20_000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..=end).for_each(|number| writer.write(&[number; abi::metrics::BOOK_WORDS])));
+        let mut last = 0;
+        while last < end {
+            let numbers = reader.read();
+            assert!(numbers.iter().all(|number| *number == numbers[0]), "{numbers:?}");
+            assert!(numbers[0] >= last);
+            last = numbers[0];
+        }
+    });
+    drop((datapath, writer, reader));
+    assert_eq!(pins.load().book().read(), [end; abi::metrics::BOOK_WORDS]);
+}
+
+#[test]
 fn one_process_at_a_time_holds_a_pin_directory() {
     let pins = Pins::new();
     let mut first = pins.load();

@@ -178,6 +178,9 @@ fn verdicts_and_ledger(attach: AttachMode) {
     }
     assert_eq!(events.len() as u64, counts.consumed.iter().sum::<u64>());
     assert_eq!(node.datapath.reader_counts(), counts);
+    let books = node.datapath.lane_books().unwrap();
+    assert_eq!(books.map(|book| book.taken), counts.consumed);
+    assert!(books.iter().all(|book| book.is_balanced), "{books:?}");
 }
 
 #[test]
