@@ -40,6 +40,12 @@ pub enum SandboxCommand {
     Apply(ApplyArgs),
     /// Remove objects of a running sandbox
     Delete(DeleteArgs),
+    /// Kill agents with SIGKILL; pods keep their connections and their policy
+    ///
+    /// The agents stay away until `start`.
+    Kill(AgentsArgs),
+    /// Start agents that were killed, and wait until they serve
+    Start(AgentsArgs),
     /// Start a cluster, show its flows, take it down at the end
     Demo(DemoArgs),
     /// Own a sandbox: what `up` starts
@@ -172,6 +178,19 @@ pub struct DeleteArgs {
     objects: Vec<String>,
 }
 
+/// Arguments of `kill` and `start`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentsArgs {
+    #[command(flatten)]
+    name: NameArg,
+    /// The agents of all nodes
+    #[arg(long, required_unless_present = "node", conflicts_with = "node")]
+    agents: bool,
+    /// The agent of one node
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+}
+
 /// Arguments of `demo`.
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
@@ -251,6 +270,8 @@ impl SandboxCommand {
             }
             Self::Apply(args) => change::apply(args.name.name.as_deref(), &args.file),
             Self::Delete(args) => change::delete(args.name.name.as_deref(), &args.objects),
+            Self::Kill(AgentsArgs { name, node, .. }) => change::kill(name.name.as_deref(), node),
+            Self::Start(AgentsArgs { name, node, .. }) => change::start(name.name.as_deref(), node),
             Self::Demo(args) => {
                 let options = args.agents.options(args.file, args.name, true);
                 demo::run(&UpOptions { bound: true, ..options }, args.seconds)

@@ -224,6 +224,8 @@ impl Supervisor {
             Request::Quiesce => self.pods.quiesce().await,
             Request::AddPod { pod } => self.pods.add((*pod).try_into()?).await,
             Request::RemovePod { namespace, name } => self.pods.remove(&namespace, &name).await,
+            Request::KillAgents { node } => self.agents.kill(node.as_deref()).await,
+            Request::StartAgents { node } => self.agents.revive(node.as_deref()).await,
         }
     }
 

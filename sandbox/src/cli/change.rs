@@ -1,4 +1,4 @@
-//! `specola sandbox apply` and `delete`: they edit the directory that the agents watch.
+//! `specola sandbox apply` and `delete`, which edit the directory that the agents watch; `kill` and `start`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,6 +30,26 @@ pub(super) fn apply(name: Option<&str>, file: &Path) -> anyhow::Result<ExitCode>
         print(&format!("{object} {verb}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Kills the agent of a node, or all of them.
+pub(super) fn kill(name: Option<&str>, node: Option<String>) -> anyhow::Result<ExitCode> {
+    let done = format!("killed: {}\n", agents(node.as_deref()));
+    Sandbox::find(name)?.ask(&Request::KillAgents { node })?;
+    print(&done)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the agent of a node, or all of them.
+pub(super) fn start(name: Option<&str>, node: Option<String>) -> anyhow::Result<ExitCode> {
+    let done = format!("running: {}\n", agents(node.as_deref()));
+    Sandbox::find(name)?.ask(&Request::StartAgents { node })?;
+    print(&done)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn agents(node: Option<&str>) -> String {
+    node.map_or_else(|| "all agents".to_owned(), |node| format!("the agent of node {node}"))
 }
 
 /// Removes objects by `KIND/NAMESPACE/NAME` or `KIND/NAME`.

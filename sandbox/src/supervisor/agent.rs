@@ -1,5 +1,6 @@
 //! One agent per node: started, waited for, started again when it ends.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 use std::process::Stdio;
@@ -35,18 +36,65 @@ pub(super) struct Agents {
     shared: Arc<Shared>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
+    /// By node: whether its agent shall run.
+    wanted: BTreeMap<String, watch::Sender<bool>>,
 }
 
 impl Agents {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, tasks: JoinSet::new(), stop: watch::Sender::new(false) }
+        Self { shared, tasks: JoinSet::new(), stop: watch::Sender::new(false), wanted: BTreeMap::new() }
     }
 
     /// Starts an agent for every node and keeps it running.
     pub(super) fn start(&mut self) {
         for node in self.shared.cluster().nodes {
-            self.tasks.spawn(keep_running(Arc::clone(&self.shared), node, self.stop.subscribe()));
+            let wanted = watch::Sender::new(true);
+            let switches = Switches { stop: self.stop.subscribe(), wanted: wanted.subscribe() };
+            self.wanted.insert(node.name.clone(), wanted);
+            self.tasks.spawn(keep_running(Arc::clone(&self.shared), node, switches));
         }
+    }
+
+    /// Kills agents with SIGKILL; they stay away until [`Self::revive`]. `node`: one of them, all without.
+    ///
+    /// # Errors
+    /// There is no such node, or an agent does not end in time.
+    pub(super) async fn kill(&self, node: Option<&str>) -> anyhow::Result<()> {
+        let nodes = self.chosen(node)?;
+        for (_, wanted) in &nodes {
+            wanted.send_replace(false);
+        }
+        let deadline = Instant::now() + KILL_LIMIT;
+        for (name, _) in nodes {
+            while self.shared.cluster().node(name).is_some_and(|node| node.pid.is_some()) {
+                if Instant::now() > deadline {
+                    bail!("the agent of node {name} was killed and has not ended");
+                }
+                sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts agents that were killed and waits until they serve; one that runs is left alone.
+    ///
+    /// # Errors
+    /// There is no such node, or an agent ends or is not ready in time.
+    pub(super) async fn revive(&self, node: Option<&str>) -> anyhow::Result<()> {
+        let nodes = self.chosen(node)?;
+        for (_, wanted) in &nodes {
+            wanted.send_replace(true);
+        }
+        for (name, _) in nodes {
+            self.wait_ready(name).await?;
+        }
+        Ok(())
+    }
+
+    fn chosen(&self, node: Option<&str>) -> anyhow::Result<Vec<(&String, &watch::Sender<bool>)>> {
+        let Some(node) = node else { return Ok(self.wanted.iter().collect()) };
+        let found = self.wanted.get_key_value(node);
+        found.map(|found| vec![found]).with_context(|| format!("no node {node}; see `specola sandbox ps`"))
     }
 
     /// Waits until the node's agent serves.
@@ -55,20 +103,21 @@ impl Agents {
     /// When it ends or is not ready in time, with the end of its log.
     pub(super) async fn wait_ready(&self, name: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
+        let restarts = self.shared.cluster().node(name).map_or(0, |node| node.restarts);
         loop {
             let cluster = self.shared.cluster();
             let node = cluster.node(name).with_context(|| format!("no node {name}"))?;
             if is_ready(node).await {
                 return Ok(());
             }
-            if node.restarts > 0 {
+            if node.restarts > restarts {
                 bail!("the agent of node {name} {}; {}", node.state, tail(&node.log));
             }
             if Instant::now() > deadline {
                 let seconds = READY_LIMIT.as_secs();
                 bail!("the agent of node {name} is not ready after {seconds} s; {}", tail(&node.log));
             }
-            sleep(Duration::from_millis(25)).await;
+            sleep(POLL).await;
         }
     }
 
@@ -108,9 +157,23 @@ async fn is_ready(node: &Node) -> bool {
     admin.is_ready().await.unwrap_or(false)
 }
 
-/// Runs the agent again and again until it is told to stop.
-async fn keep_running(shared: Arc<Shared>, node: Node, mut stop: watch::Receiver<bool>) {
+/// What an agent's keeper is told.
+struct Switches {
+    /// The sandbox stops.
+    stop: watch::Receiver<bool>,
+    /// The agent shall run.
+    wanted: watch::Receiver<bool>,
+}
+
+/// Runs the agent again and again, as long as it is wanted, until it is told to stop.
+async fn keep_running(shared: Arc<Shared>, node: Node, switches: Switches) {
+    let Switches { mut stop, mut wanted } = switches;
     loop {
+        tokio::select! {
+            biased;
+            () = becomes(&mut stop, true) => return,
+            () = becomes(&mut wanted, true) => {}
+        }
         let ended = match spawn(&shared, &node) {
             Err(error) => format!("cannot be started: {error:#}"),
             Ok(mut child) => {
@@ -118,11 +181,20 @@ async fn keep_running(shared: Arc<Shared>, node: Node, mut stop: watch::Receiver
                 note(&shared, &node.name, |node| (node.pid, node.state) = (pid, "running".to_owned()));
                 let status = tokio::select! {
                     biased;
-                    () = asked(&mut stop) => None,
+                    () = becomes(&mut stop, true) => return terminate(child).await,
+                    () = becomes(&mut wanted, false) => None,
                     status = child.wait() => Some(status),
                 };
                 match status {
-                    None => return terminate(child).await,
+                    None => {
+                        let state = child.kill().await.map_or_else(
+                            |error| format!("cannot be killed: {error}"),
+                            |()| "killed".to_owned(),
+                        );
+                        eprintln!("{} the agent of node {}: {state}", jiff::Timestamp::now(), node.name);
+                        note(&shared, &node.name, |node| (node.pid, node.state) = (None, state));
+                        continue;
+                    }
                     Some(Ok(status)) => format!("ended with {status}"),
                     Some(Err(error)) => format!("cannot be watched: {error}"),
                 }
@@ -134,16 +206,17 @@ async fn keep_running(shared: Arc<Shared>, node: Node, mut stop: watch::Receiver
         });
         tokio::select! {
             biased;
-            () = asked(&mut stop) => return,
+            () = becomes(&mut stop, true) => return,
             () = sleep(RESTART_PAUSE) => {}
         }
     }
 }
 
-/// Waits until the sandbox stops.
-async fn asked(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone has stopped too.
-    _ = stop.wait_for(|stop| *stop).await;
+/// Waits until a switch stands so; for ever when nobody can turn it any more.
+async fn becomes(switch: &mut watch::Receiver<bool>, wanted: bool) {
+    if switch.wait_for(|stands| *stands == wanted).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 fn spawn(shared: &Shared, node: &Node) -> anyhow::Result<Child> {
@@ -199,4 +272,6 @@ fn note(shared: &Shared, node: &str, change: impl FnOnce(&mut Node)) {
 }
 
 const READY_LIMIT: Duration = Duration::from_secs(30);
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(25);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);

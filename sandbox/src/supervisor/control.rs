@@ -29,6 +29,14 @@ pub(crate) enum Request {
         namespace: String,
         name: String,
     },
+    /// Kills the agents, or that of one node; answered when they have ended.
+    KillAgents {
+        node: Option<String>,
+    },
+    /// Starts killed agents again; answered when they serve.
+    StartAgents {
+        node: Option<String>,
+    },
 }
 
 /// A pod whose object is already in the desired directory.
