@@ -45,6 +45,7 @@ pub struct Datapath {
     reader: Option<EventReader>,
     ledger: Ledger,
     recreated: Vec<RecreatedMap>,
+    build: load::migrate::Build,
     pins: Pins,
     book: Book,
 }
@@ -58,14 +59,18 @@ impl Datapath {
     /// # Errors
     /// No BPF file system, no right to load programs, a kernel that refuses them, or a setting out of range.
     pub fn load(config: &Config) -> Result<Self, LoadError> {
-        Self::load_from(config, OBJECT)
+        Self::load_from(config, OBJECT, &load::migrate::THIS)
     }
 
     /// [`Self::load`] with programs from another object.
-    pub(crate) fn load_from(config: &Config, object: &[u8]) -> Result<Self, LoadError> {
-        let mut loaded = load::maps(config, object)?;
+    pub(crate) fn load_from(
+        config: &Config,
+        object: &[u8],
+        build: &load::migrate::Build,
+    ) -> Result<Self, LoadError> {
+        let mut loaded = load::maps(config, object, build)?;
         load::programs(&mut loaded.ebpf)?;
-        Self::assemble(config, loaded)
+        Self::assemble(config, loaded, *build)
     }
 
     /// Like [`Self::load`], without giving the programs to the kernel, which takes a while: nothing can be attached.
@@ -74,10 +79,14 @@ impl Datapath {
     /// As for [`Self::load`].
     #[cfg(feature = "test-util")]
     pub fn load_maps(config: &Config) -> Result<Self, LoadError> {
-        Self::assemble(config, load::maps(config, OBJECT)?)
+        Self::assemble(config, load::maps(config, OBJECT, &load::migrate::THIS)?, load::migrate::THIS)
     }
 
-    fn assemble(config: &Config, loaded: load::Loaded) -> Result<Self, LoadError> {
+    fn assemble(
+        config: &Config,
+        loaded: load::Loaded,
+        build: load::migrate::Build,
+    ) -> Result<Self, LoadError> {
         let load::Loaded { mut ebpf, recreated, policy, pins } = loaded;
         let book = Book::open(&pins.map(book::NAME))?;
         let rings = rings(&mut ebpf)?;
@@ -90,12 +99,13 @@ impl Datapath {
             ipcache: Ipcache::open(&mut ebpf)?,
             node: NodeEpoch::open(&mut ebpf)?,
             counters: Counters::open(&mut ebpf)?,
-            conntrack: Some(Conntrack::open(&mut ebpf)?),
+            conntrack: Conntrack::open_if_known(&mut ebpf, &build)?,
             backlogs,
             reader: Some(EventReader::new(rings, config.lane_bytes, ledger.clone(), pins.clone())),
             ledger,
             ebpf,
             recreated,
+            build,
             pins,
             book,
         };
@@ -105,18 +115,43 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Maps whose pins had another layout and were replaced by empty ones at load.
+    /// Maps whose pins had another layout and were replaced by new ones at load.
     pub fn recreated(&self) -> &[RecreatedMap] {
         &self.recreated
     }
 
-    /// Unpins maps that another version of this program pinned under another layout. To be called once every
-    /// interface is attached anew, when no program uses them any more. Gives their names.
+    /// Whether maps of another layout are pinned: programs that an earlier process attached may use them. Then, to
+    /// change over without a wrong verdict: fill the new maps, call [`Self::migrate_connections`], attach every
+    /// interface, call [`Self::remove_old_maps`].
     ///
     /// # Errors
-    /// A pin cannot be removed.
-    pub fn remove_old_maps(&self) -> std::io::Result<Vec<String>> {
-        self.pins.remove_other_versions()
+    /// The pin directory cannot be read.
+    pub fn has_old_maps(&self) -> Result<bool, MapsError> {
+        Ok(!self.pins.other_layouts().map_err(self.pins_failed())?.is_empty())
+    }
+
+    /// Copies connections from the tables of other layouts, those that are not in the new ones. Gives what became of
+    /// each old table; a layout that this program does not know stays behind, counted.
+    ///
+    /// # Errors
+    /// A table cannot be read or written.
+    pub fn migrate_connections(&mut self) -> Result<Vec<load::migrate::MigratedMap>, MapsError> {
+        load::migrate::connections(&self.build, &self.pins)
+    }
+
+    /// Copies the connections that began since [`Self::migrate_connections`], and unpins the maps of other layouts. To
+    /// be called once every interface is attached anew, when no program uses them any more. Gives their names.
+    ///
+    /// # Errors
+    /// A table cannot be read or written, or a pin cannot be removed.
+    pub fn remove_old_maps(&mut self) -> Result<Vec<String>, MapsError> {
+        self.migrate_connections()?;
+        self.pins.remove_other_layouts().map_err(self.pins_failed())
+    }
+
+    fn pins_failed(&self) -> impl FnOnce(std::io::Error) -> MapsError + use<> {
+        let path = self.pins.dir().to_owned();
+        move |cause| MapsError::Pin { name: "SP_*", path, cause }
     }
 
     /// How programs are hooked: [`AttachMode::Tcx`] or [`AttachMode::Clsact`].

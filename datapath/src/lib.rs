@@ -24,6 +24,9 @@ pub use book::Book;
 pub use config::{AttachMode, Config, ConfigError};
 pub use datapath::Datapath;
 pub use events::{EventReader, ReaderCounts, Rejected, Tick};
+pub use load::migrate::MigratedMap;
+#[cfg(feature = "test-util")]
+pub use load::migrate::{Build, CtFormat, Step, V1};
 pub use load::{LoadError, RecreatedMap};
 pub use maps::MapsError;
 pub use maps::conntrack::{Connection, ConnectionKey, Conntrack, Sweep};

@@ -13,10 +13,12 @@ use specola_datapath_common::event::lane;
 use specola_datapath_common::{config as globals, names};
 
 use self::layout::{Definitions, Layout};
+use self::migrate::Build;
 use crate::config::{Config, ConfigError};
 use crate::maps::{MapsError, chain};
 
 mod layout;
+pub(crate) mod migrate;
 
 /// Why the datapath could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +79,7 @@ pub enum LoadError {
     Map(#[from] MapsError),
 }
 
-/// A pinned map that was replaced by an empty one, because another layout was wanted.
+/// A pinned map that was replaced by a new one, because another layout was wanted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RecreatedMap {
     /// Name of the map.
@@ -100,6 +102,8 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
     dir: PathBuf,
+    /// Layout version of the maps that are in use.
+    version: u32,
     _lock: Arc<DirLock>,
 }
 
@@ -131,7 +135,12 @@ impl Drop for DirLock {
 impl Pins {
     /// Pin of a map: `<map>@<layout version>`.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}@{}", specola_datapath_common::LAYOUT_VERSION))
+        self.dir.join(format!("{name}@{}", self.version))
+    }
+
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Directory of the links.
@@ -145,7 +154,7 @@ impl Pins {
     }
 
     /// Makes the directories.
-    fn create(config: &Config) -> Result<Self, LoadError> {
+    fn create(config: &Config, version: u32) -> Result<Self, LoadError> {
         let dir = config.pin_dir.clone();
         let existing = config.pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
         let kind = statfs(existing).map_err(|error| LoadError::PinDir {
@@ -163,39 +172,64 @@ impl Pins {
         std::fs::create_dir_all(&dir).map_err(failed(&dir, "create"))?;
         let lock = DirLock::take(&dir).map_err(failed(&dir, "lock"))?;
         let Some(lock) = lock else { return Err(LoadError::InUse { path: dir }) };
-        let pins = Self { dir, _lock: Arc::new(lock) };
+        let pins = Self { dir, version, _lock: Arc::new(lock) };
         for path in [pins.links(), pins.policy()] {
             std::fs::create_dir_all(&path).map_err(failed(&path, "create"))?;
         }
         Ok(pins)
     }
 
-    /// Unpins maps of other layout versions. Gives their file names.
-    pub(crate) fn remove_other_versions(&self) -> std::io::Result<Vec<String>> {
-        let current = format!("@{}", specola_datapath_common::LAYOUT_VERSION);
-        let mut removed = Vec::new();
+    /// Pins of maps with another layout: their file names.
+    pub(crate) fn other_layouts(&self) -> std::io::Result<Vec<String>> {
+        let current = format!("@{}", self.version);
+        let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok(name) = entry?.file_name().into_string() else { continue };
             let is_map = name.starts_with("SP_") && name.contains('@');
             if is_map && !name.ends_with(&current) {
-                std::fs::remove_file(entry.path())?;
-                removed.push(name);
+                found.push(name);
             }
         }
-        removed.sort();
-        Ok(removed)
+        found.sort();
+        Ok(found)
+    }
+
+    /// Pins of one map with another layout: file names, and versions where they are numbers.
+    fn old(&self, map: &str) -> std::io::Result<Vec<(String, Option<u32>)>> {
+        let version = |pin: &str| {
+            let version = pin.strip_prefix(map)?.strip_prefix('@')?;
+            Some(version.strip_suffix(ASIDE).unwrap_or(version).parse().ok())
+        };
+        let pins = self.other_layouts()?.into_iter();
+        Ok(pins.filter_map(|pin| version(&pin).map(|version| (pin, version))).collect())
+    }
+
+    /// Unpins maps with another layout. Gives their file names.
+    pub(crate) fn remove_other_layouts(&self) -> std::io::Result<Vec<String>> {
+        let found = self.other_layouts()?;
+        for name in &found {
+            std::fs::remove_file(self.dir.join(name))?;
+        }
+        Ok(found)
+    }
+
+    /// Gives a map's pin another name, so that a new map can have its own.
+    fn put_aside(&self, map: &str) -> std::io::Result<()> {
+        let pin = self.map(map);
+        let mut aside = pin.clone().into_os_string();
+        aside.push(ASIDE);
+        std::fs::rename(pin, aside)
     }
 }
 
 /// Makes maps and readies programs for the verifier. Maps that are pinned with the wanted layout are reused with their
 /// content.
-pub(crate) fn maps(config: &Config, object: &[u8]) -> Result<Loaded, LoadError> {
+pub(crate) fn maps(config: &Config, object: &[u8], build: &Build) -> Result<Loaded, LoadError> {
     config.check()?;
     raise_memlock();
-    let pins = Pins::create(config)?;
+    let pins = Pins::create(config, build.version)?;
     let definitions = Definitions::parse(object, &sizes(config))?;
-    let recreated = drop_other_layouts(&definitions, &pins)?;
+    let recreated = put_other_layouts_aside(&definitions, &pins)?;
     let ebpf = load_maps(config, object, &definitions, &pins)?;
     let policy = definitions.outer_policy().ok_or(MapsError::Missing { name: names::POLICY })?;
     Ok(Loaded { ebpf, recreated, policy, pins })
@@ -213,8 +247,8 @@ fn sizes(config: &Config) -> HashMap<&'static str, u32> {
     sizes
 }
 
-/// Unpins maps whose layout differs from the wanted one. Maps that only make sense together go together.
-fn drop_other_layouts(definitions: &Definitions, pins: &Pins) -> Result<Vec<RecreatedMap>, LoadError> {
+/// Makes room for maps whose layout differs from the wanted one. Maps that only make sense together go together.
+fn put_other_layouts_aside(definitions: &Definitions, pins: &Pins) -> Result<Vec<RecreatedMap>, LoadError> {
     let mut differences: HashMap<&str, String> = HashMap::new();
     for (name, wanted) in definitions.pinned() {
         let path = pins.map(name);
@@ -237,9 +271,12 @@ fn drop_other_layouts(definitions: &Definitions, pins: &Pins) -> Result<Vec<Recr
     }
     let mut recreated = Vec::new();
     for (name, difference) in differences {
-        let path = pins.map(name);
-        tracing::warn!(map = name, %difference, "pinned map has another layout and begins anew, empty");
-        std::fs::remove_file(&path).map_err(|source| LoadError::PinDir { path, what: "unpin", source })?;
+        tracing::warn!(map = name, %difference, "pinned map has another layout and is made anew");
+        pins.put_aside(name).map_err(|source| LoadError::PinDir {
+            path: pins.map(name),
+            what: "rename",
+            source,
+        })?;
         recreated.push(RecreatedMap { name: name.to_owned(), difference });
     }
     recreated.sort_by(|a, b| a.name.cmp(&b.name));
@@ -346,6 +383,8 @@ pub(crate) const PROGRAMS: [&str; 6] = [
     names::TO_HOST,
 ];
 const PINNED: &str = "(pinned)";
+/// End of the pin's name of a map that has this version, but not this layout. (The kernel allows no dot.)
+const ASIDE: &str = "-old";
 const LOAD_TRIES: u32 = 10;
 const LOG_LINES: usize = 40;
 /// `BPF_FS_MAGIC` of `linux/magic.h`.

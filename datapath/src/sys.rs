@@ -8,6 +8,8 @@ use std::path::Path;
 
 use crate::maps::plain::{Abi, Plain};
 
+pub(crate) mod raw;
+
 /// Entries of a hash map, read bucket by bucket: an entry that stays is seen exactly once.
 #[derive(Debug)]
 pub(crate) struct Chunks<'a, K, V> {
@@ -151,6 +153,8 @@ struct ObjAttr {
     file_flags: u32,
 }
 
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_NOEXIST: u64 = 1;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_F_RDONLY: u32 = 1 << 3;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;

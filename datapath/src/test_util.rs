@@ -2,6 +2,7 @@
 
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 
+use crate::load::migrate::{self, Build};
 use crate::{Config, Datapath, LoadError};
 
 /// What a program did with a packet.
@@ -38,7 +39,15 @@ impl Datapath {
     /// # Errors
     /// As for [`Self::load`].
     pub fn load_object(config: &Config, object: &[u8]) -> Result<Self, LoadError> {
-        Self::load_from(config, object)
+        Self::load_from(config, object, &migrate::THIS)
+    }
+
+    /// [`Self::load`] as another build of this program would do it.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_build(config: &Config, object: &[u8], build: &Build) -> Result<Self, LoadError> {
+        Self::load_from(config, object, build)
     }
 
     /// Runs a program once on a frame (`BPF_PROG_TEST_RUN`), as if the loopback interface, ifindex 1, had it.

@@ -80,6 +80,11 @@ impl CtSide {
         ((node_epoch as u64) << 32) | ((epoch << 1) as u64) | denied as u64
     }
 
+    /// A stamp that is current under no epoch, and tells a deny from the rest as the one given does.
+    pub const fn expired(stamp: u64) -> u64 {
+        if stamp == 0 { 0 } else { Self::stamp_of(u32::MAX, 0, stamp & 1 != 0) }
+    }
+
     /// Whether the verdict was made under these epochs.
     #[inline(always)]
     pub const fn is_current(stamp: u64, node_epoch: u32, epoch: u32) -> bool {
@@ -197,6 +202,10 @@ mod tests {
             }
         }
         assert!(!CtSide::is_current(0, 0, 0), "nothing was decided");
+        for (stamp, expired) in [(0, 0), (2, u64::MAX << 32), (3, (u64::MAX << 32) | 1)] {
+            assert_eq!(CtSide::expired(stamp), expired);
+            assert!(!CtSide::is_current(expired, 0, 1));
+        }
     }
 
     #[test]

@@ -8,11 +8,12 @@ use specola_datapath_common::conntrack::{
     CtKey4, CtKey6, CtValue, NO_SLOT, SIDE_INITIATOR, SIDE_RESPONDER, lifetime_of, state,
 };
 use specola_datapath_common::event::{self, Event, ct_state, kind, lane, point};
-use specola_datapath_common::{IPV4, IPV6, direction, names, proto, v4_mapped};
+use specola_datapath_common::{IPV4, IPV6, LAYOUT_VERSION, direction, names, proto, v4_mapped};
 
 use super::endpoints::is_not_found;
 use super::plain::{Abi, Plain};
 use super::{MapSource, MapsError, take_as};
+use crate::load::migrate::Build;
 use crate::sys;
 
 /// Which connection: the pair (address, port) that compares lower comes first.
@@ -138,6 +139,11 @@ impl Conntrack {
             v4: [Table(take_as(maps, names::CT4_TCP)?), Table(take_as(maps, names::CT4_ANY)?)],
             v6: [Table(take_as(maps, names::CT6_TCP)?), Table(take_as(maps, names::CT6_ANY)?)],
         })
+    }
+
+    /// [`Self::open`], unless another build made the tables.
+    pub(crate) fn open_if_known(maps: &mut impl MapSource, build: &Build) -> Result<Option<Self>, MapsError> {
+        (build.version == LAYOUT_VERSION).then(|| Self::open(maps)).transpose()
     }
 
     /// Shows every connection to `visit`, in no order. One that comes or goes meanwhile may be missed.

@@ -24,6 +24,7 @@ mod dumps;
 mod paths;
 mod policies;
 mod restarts;
+mod takeover;
 mod traffic;
 
 /// Where a test pins.

@@ -53,7 +53,7 @@ fn a_restart_in_the_middle_of_an_update_keeps_the_policy_that_packets_saw() {
 }
 
 #[test]
-fn a_pin_of_another_layout_begins_anew_and_is_named() {
+fn a_pin_of_another_layout_is_made_anew_and_is_named() {
     let pins = Pins::new();
     let mut datapath = pins.load();
     datapath.add_endpoint(1, &endpoint(7, 40)).unwrap();
@@ -117,9 +117,11 @@ fn one_process_at_a_time_holds_a_pin_directory() {
 #[test]
 fn maps_of_other_layout_versions_are_removed_on_demand() {
     let pins = Pins::new();
-    let datapath = pins.load();
+    let mut datapath = pins.load();
+    assert!(!datapath.has_old_maps().unwrap());
     let old = pins.config().pin_dir.join("SP_NODE@0");
     aya::maps::Array::<_, u64>::create(1, 0).unwrap().pin(&old).unwrap();
+    assert!(datapath.has_old_maps().unwrap());
     assert_eq!(datapath.remove_old_maps().unwrap(), ["SP_NODE@0"]);
     assert!(!old.exists());
     assert_eq!(datapath.remove_old_maps().unwrap(), Vec::<String>::new());
