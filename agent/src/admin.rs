@@ -1,5 +1,6 @@
 //! The admin API: `specola.v1.Agent` on a unix socket, for root only.
 
+mod ledger;
 mod requests;
 mod socket;
 
@@ -100,6 +101,8 @@ impl AdminService {
     }
 
     async fn status(&self) -> Result<pb::GetStatusResponse, Status> {
+        // Before the lanes are read, so that nothing is consumed that was not taken.
+        let consumed = self.flows.status().ledger.consumed;
         let mut response = self.node.call(|node| node.show_status()).await?;
         let flows = self.flows.status();
         response.version = build_info().semver();
@@ -116,6 +119,8 @@ impl AdminService {
             consumed: flows.ledger.consumed,
             expanded: flows.ledger.expanded,
         });
+        let taken: u64 = response.lanes.iter().map(|lane| lane.taken).sum();
+        response.ledger = Some(ledger::show(&flows.ledger, taken.saturating_sub(consumed), &response.lanes));
         Ok(response)
     }
 }

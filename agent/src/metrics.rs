@@ -7,11 +7,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use specola_datapath::{LaneBook, Sweep};
 use specola_flow::DropReason;
 
 use crate::endpoint::State;
@@ -31,6 +33,10 @@ pub(crate) struct AgentMetrics {
     apply_seconds: Histogram,
     applied: Counter,
     failed: Counter,
+    connections: Gauge,
+    connections_expired: Counter,
+    connections_closed: Counter,
+    sweep_seconds: Histogram,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -58,6 +64,10 @@ impl AgentMetrics {
             apply_seconds: histogram(),
             applied: Counter::default(),
             failed: Counter::default(),
+            connections: Gauge::default(),
+            connections_expired: Counter::default(),
+            connections_closed: Counter::default(),
+            sweep_seconds: histogram(),
         }
     }
 
@@ -93,6 +103,33 @@ impl AgentMetrics {
             "Endpoint policies that could not be computed or written",
             self.failed.clone(),
         );
+        self.register_connections(registry);
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
+        registry.register("connections", "Connections at the latest sweep", self.connections.clone());
+        registry.register(
+            "connections_expired",
+            "Connections that sweeps removed because nothing was seen of them any more",
+            self.connections_expired.clone(),
+        );
+        registry.register(
+            "connections_closed",
+            "Connections among them whose end nobody had reported",
+            self.connections_closed.clone(),
+        );
+        registry.register(
+            "sweep_seconds",
+            "Time of one sweep of the connections",
+            self.sweep_seconds.clone(),
+        );
+    }
+
+    pub(crate) fn swept(&self, took: Duration, sweep: Sweep) {
+        self.sweep_seconds.observe(took.as_secs_f64());
+        self.connections.set(i64::try_from(sweep.present).unwrap_or(i64::MAX));
+        self.connections_expired.inc_by(sweep.removed);
+        self.connections_closed.inc_by(sweep.closed);
     }
 
     pub(crate) fn endpoints(&self, states: &BTreeMap<State, usize>) {
@@ -170,19 +207,45 @@ impl Collector for ScrapedCounts {
         };
         family(&mut encoder, "datapath_packets", "Packets by direction and drop reason", packets(false))?;
         family(&mut encoder, "datapath_bytes", "Bytes by direction and drop reason", packets(true))?;
-        let lanes = counts.lanes.iter().enumerate().flat_map(|(index, lane)| {
-            let values = [
-                ("submitted", lane.submitted),
-                ("reserve_failed", lane.reserve_failed),
-                ("folded", lane.folded),
-            ];
-            values.map(|(outcome, value)| {
-                let labels = vec![("lane", lane_name(index).to_owned()), ("outcome", outcome.to_owned())];
-                (labels, value)
-            })
-        });
-        family(&mut encoder, "event_records", "Event records of the kernel by lane and outcome", lanes)
+        lanes(&mut encoder, &counts.lanes)
     }
+}
+
+fn lanes(encoder: &mut DescriptorEncoder<'_>, books: &[LaneBook]) -> Result<(), std::fmt::Error> {
+    let label = |index| ("lane", lane_name(index).to_owned());
+    let outcomes = books.iter().enumerate().flat_map(|(index, book)| {
+        let count = &book.counts;
+        let values = [
+            ("submitted", count.submitted),
+            ("reserve_failed", count.reserve_failed),
+            ("folded", count.folded),
+        ];
+        values.map(|(outcome, value)| (vec![label(index), ("outcome", outcome.to_owned())], value))
+    });
+    family(encoder, "event_records", "Event records of the kernel by lane and outcome", outcomes)?;
+    let by_lane = |value: fn(&LaneBook) -> u64| {
+        books.iter().enumerate().map(move |(index, book)| (vec![label(index)], value(book)))
+    };
+    let attempts = by_lane(|book| book.counts.attempts);
+    family(encoder, "event_attempts", "Event records that programs wanted to write, by lane", attempts)?;
+    family(encoder, "event_records_taken", "Event records taken out of a lane", by_lane(|book| book.taken))?;
+    gauges(encoder, "event_backlog", "Event records that wait in a lane", by_lane(|book| book.backlog))?;
+    let balanced = by_lane(|book| u64::from(book.is_balanced));
+    gauges(encoder, "lane_balanced", "Whether a lane's numbers account for every record: 1 or 0", balanced)
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (Vec<(&'static str, String)>, u64)>,
+) -> Result<(), std::fmt::Error> {
+    let mut metrics = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in values {
+        let labels: &Labels = &labels;
+        ConstGauge::new(value).encode(metrics.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn family(
@@ -221,13 +284,18 @@ mod tests {
             PacketCounts { direction: 1, reason: 133, packets: 4, bytes: 400 },
             PacketCounts { direction: 2, reason: 0, packets: 9, bytes: 900 },
         ];
-        let lanes = vec![LaneCount { attempts: 5, submitted: 4, reserve_failed: 1, folded: 0 }];
+        let counts = LaneCount { attempts: 5, submitted: 4, reserve_failed: 1, folded: 0 };
+        let lanes = vec![LaneBook { counts, taken: 3, backlog: 1, is_balanced: true }];
         scraped.set(KernelCounts { packets, lanes });
         let text = metrics.encode().expect("encodes");
         for line in [
             "specola_datapath_packets_total{direction=\"ingress\",reason=\"POLICY_DENIED\"} 4",
             "specola_datapath_bytes_total{direction=\"egress\",reason=\"FORWARDED\"} 900",
             "specola_event_records_total{lane=\"deny\",outcome=\"reserve_failed\"} 1",
+            "specola_event_attempts_total{lane=\"deny\"} 5",
+            "specola_event_records_taken_total{lane=\"deny\"} 3",
+            "specola_event_backlog{lane=\"deny\"} 1",
+            "specola_lane_balanced{lane=\"deny\"} 1",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

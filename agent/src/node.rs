@@ -212,6 +212,9 @@ impl Node {
     /// Runs until the drain. What is in the kernel stays as it is.
     pub(crate) async fn run(mut self, mut inputs: NodeInputs, drain: Drain) {
         self.reconcile();
+        if !self.retry {
+            self.remove_old_maps();
+        }
         loop {
             let retry = self.retry;
             tokio::select! {
@@ -230,6 +233,15 @@ impl Node {
                 () = tokio::time::sleep(RETRY), if retry => self.reconcile(),
                 else => return,
             }
+        }
+    }
+
+    /// Once every interface has this version's programs.
+    fn remove_old_maps(&mut self) {
+        match self.kernel.remove_old_maps() {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => tracing::info!(maps = removed.join(", "), "maps of another version removed"),
+            Err(error) => self.warnings.set("maps of another version", Some(format!("{error:#}"))),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Assembly: builds every part, connects them, and runs until a signal.
 
+mod books;
 mod host;
 mod reader;
 mod servers;
@@ -20,6 +21,7 @@ use specola_lifecycle::{Drain, Lifecycle, build_info, termination};
 use specola_telemetry::{Metrics, init_logs};
 use tokio::sync::{oneshot, watch};
 
+use self::books::Books;
 use self::host::{build_datapath, build_network};
 use self::reader::ReaderThread;
 use self::servers::spawn_servers;
@@ -79,8 +81,9 @@ impl Agent {
         let mut datapath = build_datapath(config, &net, &settings, host).await?;
         let events = datapath.take_reader().context("the event reader was taken twice")?;
         let connections = datapath.take_conntrack().context("the connection tables were taken twice")?;
+        let books = Books::open(&datapath)?;
         let (writer, directory_reader) = build_directory(config, &node_object);
-        let (pipeline, flows) = build_flow_server(config, directory_reader)?;
+        let (pipeline, flows) = build_flow_server(config, directory_reader, books)?;
 
         let mut life = Lifecycle::new();
         let (desired_out, desired) = watch::channel(Arc::new(files.merge()));
@@ -100,7 +103,12 @@ impl Agent {
         };
         let node = build_node(&mut life, settings, parts, (desired, contents), &net).await?;
         let reader = ReaderThread::start(events, pipeline)?;
-        let sweeper = Sweeper { connections, events: flows.agent_events(), warnings: warnings.clone() };
+        let sweeper = Sweeper {
+            connections,
+            events: flows.agent_events(),
+            metrics: metrics.agent.clone(),
+            warnings: warnings.clone(),
+        };
         life.spawn("connections", sweeper.run(life.drain()));
         let followers = Followers { files, store, desired_out, contents_out, routes };
         followers.spawn(&mut life, &net, &warnings)?;
@@ -214,12 +222,15 @@ fn build_directory(config: &AgentConfig, node: &NodeObject) -> (DirectoryWriter,
 fn build_flow_server(
     config: &AgentConfig,
     directory: DirectoryReader,
+    books: Books,
 ) -> anyhow::Result<(Pipeline, FlowServer)> {
     // The hasher's keys are random for each process.
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     let version = build_info().semver();
     let mut flows = FlowConfig::new(InstanceId::new(random), &version);
     flows.capacity = config.flow_capacity;
+    flows.taken = books.taken;
+    flows.book = Arc::new(books);
     flow_server(flows, directory).context("making the flow ring")
 }
 

@@ -1,12 +1,13 @@
 //! Closes connections that ended without anyone seeing it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use specola_datapath::Conntrack;
 use specola_flow_server::AgentEvents;
 use specola_lifecycle::Drain;
 
+use crate::metrics::AgentMetrics;
 use crate::warnings::Warnings;
 
 /// Removes idle connections now and then, and reports each with its final counters.
@@ -14,6 +15,7 @@ use crate::warnings::Warnings;
 pub(crate) struct Sweeper {
     pub(crate) connections: Conntrack,
     pub(crate) events: AgentEvents,
+    pub(crate) metrics: AgentMetrics,
     pub(crate) warnings: Warnings,
 }
 
@@ -36,6 +38,7 @@ impl Sweeper {
 
     fn sweep(&mut self) {
         let Some(now_ns) = boot_ns() else { return };
+        let started = Instant::now();
         let mut unreported = 0_u64;
         let swept = self.connections.sweep(now_ns, |connection| {
             // The queue counts what it refuses.
@@ -44,6 +47,7 @@ impl Sweeper {
         match swept {
             Ok(sweep) => {
                 tracing::debug!(sweep.present, sweep.removed, sweep.closed, unreported, "connections swept");
+                self.metrics.swept(started.elapsed(), sweep);
                 self.warnings.set("connections", None);
             }
             Err(error) => self.warnings.set("connections", Some(error.to_string())),

@@ -25,7 +25,7 @@ mod streams;
 
 pub use clock::Clock;
 pub use convert::BadRecord;
-pub use ledger::LedgerCounts;
+pub use ledger::{Book, LedgerCounts};
 pub use observer::ObserverService;
 pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};
 pub use serve::{ListenConfig, Listeners, ServeError};

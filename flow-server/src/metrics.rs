@@ -34,6 +34,31 @@ impl Collector for FlowMetrics {
             let gauge = ConstGauge::new(read(&status));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        let mut lost = encoder.encode_descriptor(
+            "lost",
+            "Records and flows that were lost, by what lost them",
+            None,
+            MetricType::Counter,
+        )?;
+        for (stage, count) in [
+            ("agent_restart_records", status.ledger.lost_records),
+            ("agent_restart", status.ledger.lost_flows),
+        ] {
+            let counter = ConstCounter::new(count);
+            counter.encode(lost.encode_family(&[("stage", stage)])?)?;
+        }
+        let mut balanced = encoder.encode_descriptor(
+            "ledger_balanced",
+            "Whether an equation of the ledger holds: 1 or 0",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (equation, holds) in
+            [("records", status.ledger.records_balance()), ("flows", status.ledger.flows_balance())]
+        {
+            let gauge = ConstGauge::new(u64::from(holds));
+            gauge.encode(balanced.encode_family(&[("equation", equation)])?)?;
+        }
         let mut rejected = encoder.encode_descriptor(
             "flow_records_rejected",
             "Event records that gave no flow",
@@ -60,7 +85,7 @@ const COUNTERS: [Reading<u64>; 10] = [
     ("flow_kernel_lost", "Events that the kernel had no room for", |status| status.ledger.kernel_lost),
     ("flow_expanded", "Flows beyond one per record", |status| status.ledger.expanded),
     ("flow_pushed", "Flows written into the ring", |status| status.ledger.pushed),
-    ("flow_overwritten", "Flows that newer ones overwrote in the ring", |status| status.overwritten),
+    ("flow_overwritten", "Flows that newer ones overwrote in the ring", |status| status.ledger.overwritten),
     ("flow_delivered", "Flows sent to observers", |status| status.streams.delivered),
     ("flow_filtered", "Flows that observers did not ask for", |status| status.streams.filtered),
     ("flow_lost", "Flows that observers were too slow for", |status| status.streams.lost),
@@ -82,7 +107,7 @@ mod tests {
 
     #[test]
     fn every_counter_is_scraped() {
-        let (pipeline, server) =
+        let (mut pipeline, server) =
             flow_server(Config::new(InstanceId::new(1), "1"), directory(NodeInfo::default()).1).unwrap();
         pipeline.reject("size", 2);
         let metrics = Metrics::new();
@@ -94,6 +119,9 @@ mod tests {
             "specola_flow_capacity 4096",
             "specola_flow_streams 0",
             "specola_flow_lost_total 0",
+            "specola_lost_total{stage=\"agent_restart\"} 0",
+            "specola_ledger_balanced{equation=\"records\"} 1",
+            "specola_ledger_balanced{equation=\"flows\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -12,13 +12,14 @@ use specola_ring::{Class, Writer};
 use tokio::sync::watch;
 
 use crate::{
-    convert::convert, kernel_loss::KernelLoss, ledger::Batch, namespaces::NamespaceTracker, shared::Shared,
+    convert::convert, kernel_loss::KernelLoss, ledger::Counts, namespaces::NamespaceTracker, shared::Shared,
 };
 
 /// Turns events into flows. It belongs to the thread that reads the kernel's ring buffers and never waits.
 #[derive(Debug)]
 pub struct Pipeline {
     shared: Arc<Shared>,
+    counts: Counts,
     ring: Writer<Flow>,
     head: watch::Sender<u64>,
     agent_events: Receiver<Event>,
@@ -29,12 +30,14 @@ pub struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(
         shared: Arc<Shared>,
+        counts: Counts,
         ring: Writer<Flow>,
         head: watch::Sender<u64>,
         agent_events: Receiver<Event>,
     ) -> Self {
         Self {
             shared,
+            counts,
             ring,
             head,
             agent_events,
@@ -50,57 +53,68 @@ impl Pipeline {
     pub fn ingest(&mut self, events: &[Event], clock_offset_ns: i64) {
         let shared = Arc::clone(&self.shared);
         let directory = shared.directory.load();
-        let mut batch = Batch::default();
+        let before = self.counts.clone();
         for event in events {
             let time_ns = event.boot_ns.saturating_add_signed(clock_offset_ns);
-            batch.kernel_lost += self.kernel_loss.note(event, time_ns);
+            self.counts.kernel_lost += self.kernel_loss.note(event, time_ns);
             // Fold records are made by the reader, not taken from a ring buffer.
-            *(if event.fold == 0 { &mut batch.consumed } else { &mut batch.agent }) += 1;
-            self.push(event, clock_offset_ns, &directory, &mut batch);
+            *(if event.fold == 0 { &mut self.counts.consumed } else { &mut self.counts.agent }) += 1;
+            self.push(event, clock_offset_ns, &directory);
         }
         while let Ok(event) = self.agent_events.try_recv() {
-            batch.agent += 1;
-            self.push(&event, clock_offset_ns, &directory, &mut batch);
+            self.counts.agent += 1;
+            self.push(&event, clock_offset_ns, &directory);
         }
         for loss in self.kernel_loss.due(|| shared.config.clock.now_ns()) {
-            self.ring.push(&loss, loss.time_ns, Class::Protected);
-            batch.loss_records += 1;
-            batch.pushed += 1;
+            append(&mut self.ring, &mut self.counts, &shared, &loss, Class::Protected);
+            self.counts.loss_records += 1;
         }
-        shared.ledger.add(&batch);
-        if batch.pushed > 0 {
+        self.write_books(&before);
+        if self.counts.pushed > before.pushed {
             self.head.send_replace(self.ring.pushed());
         }
     }
 
     /// Counts records that the reader took from a ring buffer but could not read as events. `reason` is
     /// [`specola_datapath_common::event::BadEvent::reason`]'s label.
-    pub fn reject(&self, reason: &'static str, count: u64) {
-        if count > 0 {
-            self.shared.ledger.add(&Batch { consumed: count, ..Batch::default() });
-            self.shared.ledger.reject(reason, count);
+    pub fn reject(&mut self, reason: &'static str, count: u64) {
+        let before = self.counts.clone();
+        self.counts.consumed += count;
+        self.counts.reject(reason, count);
+        self.write_books(&before);
+    }
+
+    fn write_books(&mut self, before: &Counts) {
+        if self.counts != *before {
+            self.counts.held = self.shared.ring.head() - self.shared.ring.oldest();
+            self.shared.ledger.write(&mut self.counts);
         }
     }
 
-    fn push(&mut self, event: &Event, clock_offset_ns: i64, directory: &Directory, batch: &mut Batch) {
+    fn push(&mut self, event: &Event, clock_offset_ns: i64, directory: &Directory) {
         let flows = match convert(event, clock_offset_ns, directory) {
             Ok(flows) => flows,
-            Err(bad) => return self.shared.ledger.reject(bad.reason(), 1),
+            Err(bad) => return self.counts.reject(bad.reason(), 1),
         };
-        self.write(&flows.first, batch);
+        self.write(&flows.first);
         if let Some(drop) = flows.drop {
-            self.write(&drop, batch);
-            batch.expanded += 1;
+            self.write(&drop);
+            self.counts.expanded += 1;
         }
     }
 
-    fn write(&mut self, flow: &Flow, batch: &mut Batch) {
-        self.ring.push(flow, flow.time_ns, class(flow));
-        batch.pushed += 1;
+    fn write(&mut self, flow: &Flow) {
+        append(&mut self.ring, &mut self.counts, &self.shared, flow, class(flow));
         let (metas, list) = (self.shared.directory.metas(), &self.shared.namespaces);
         self.namespaces.track(flow.source_meta, flow.time_ns, metas, list);
         self.namespaces.track(flow.destination_meta, flow.time_ns, metas, list);
     }
+}
+
+fn append(ring: &mut Writer<Flow>, counts: &mut Counts, shared: &Shared, flow: &Flow, class: Class) {
+    counts.overwritten += u64::from(ring.pushed() >= shared.ring.capacity());
+    ring.push(flow, flow.time_ns, class);
+    counts.pushed += 1;
 }
 
 /// What is looked for after the fact stays longer than what went well.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::Clock,
-    ledger::{Ledger, LedgerCounts},
+    ledger::{Book, Ledger, LedgerCounts, MemoryBook},
     namespaces::Namespaces,
     pipeline::{AgentEvents, Pipeline},
     streams::{StreamCounts, Streams},
@@ -28,10 +28,14 @@ pub struct Config {
     pub version_text: String,
     /// Wall clock.
     pub clock: Clock,
+    /// Keeps the pipeline's counters.
+    pub book: Arc<dyn Book>,
+    /// Records that earlier processes took from the kernel's ring buffers, counted there.
+    pub taken: u64,
 }
 
 impl Config {
-    /// The default capacity, the system's clock and this version; `instance` should differ from run to run.
+    /// The default capacity, the system's clock, a book that ends with the process, and this version; `instance` should differ from run to run.
     pub fn new(instance: InstanceId, version: &str) -> Self {
         Self {
             capacity: specola_ring::DEFAULT_CAPACITY,
@@ -39,6 +43,8 @@ impl Config {
             version: version.to_owned(),
             version_text: format!("specola v{version}"),
             clock: Clock::system(),
+            book: Arc::new(MemoryBook::default()),
+            taken: 0,
         }
     }
 }
@@ -54,18 +60,19 @@ pub fn flow_server(
     let (ring_writer, ring_reader) = ring(config.capacity)?;
     let (head_sender, head) = watch::channel(0);
     let (agent_sender, agent_receiver) = sync_channel(AGENT_QUEUE);
+    let (ledger, counts) = Ledger::open(Arc::clone(&config.book), config.taken);
     let shared = Arc::new(Shared {
         started_ns: config.clock.now_ns(),
         config,
         directory,
         ring: ring_reader,
         head,
-        ledger: Ledger::default(),
+        ledger,
         namespaces: Namespaces::default(),
         streams: Streams::default(),
     });
     let agent_events = AgentEvents::new(agent_sender, Arc::clone(&shared));
-    let pipeline = Pipeline::new(Arc::clone(&shared), ring_writer, head_sender, agent_receiver);
+    let pipeline = Pipeline::new(Arc::clone(&shared), counts, ring_writer, head_sender, agent_receiver);
     Ok((pipeline, FlowServer { shared, agent_events }))
 }
 

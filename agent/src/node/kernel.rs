@@ -6,9 +6,8 @@ use std::fmt;
 use ipnet::IpNet;
 use specola_datapath::abi::endpoint::EndpointRecord;
 use specola_datapath::abi::ipcache::IpInfo;
-use specola_datapath::abi::metrics::LaneCount;
 use specola_datapath::abi::policy::{PolicyKey, PolicyValue};
-use specola_datapath::{AttachMode, Datapath, PacketCounts, PolicyUpdate};
+use specola_datapath::{AttachMode, Datapath, LaneBook, PacketCounts, PolicyUpdate};
 
 /// The kernel side of the node. Calls block; errors say cause and remedy.
 pub(crate) trait Kernel: fmt::Debug + Send {
@@ -36,8 +35,10 @@ pub(crate) trait Kernel: fmt::Debug + Send {
     fn remove_ip(&mut self, prefix: IpNet) -> anyhow::Result<()>;
     /// Packets and bytes by direction and reason.
     fn packet_counts(&self) -> anyhow::Result<Vec<PacketCounts>>;
-    /// Records by lane.
-    fn lane_counts(&self) -> anyhow::Result<Vec<LaneCount>>;
+    /// What became of the records of each lane.
+    fn lane_books(&self) -> anyhow::Result<Vec<LaneBook>>;
+    /// Removes what another version of this program left and nothing uses any more. Gives names.
+    fn remove_old_maps(&mut self) -> anyhow::Result<Vec<String>>;
     /// How programs are hooked: `tcx` or `clsact`.
     fn attach_mode(&self) -> &'static str;
 }
@@ -96,8 +97,12 @@ impl Kernel for Datapath {
         Ok(Self::packet_counts(self)?)
     }
 
-    fn lane_counts(&self) -> anyhow::Result<Vec<LaneCount>> {
-        Ok(Self::lane_counts(self)?.to_vec())
+    fn lane_books(&self) -> anyhow::Result<Vec<LaneBook>> {
+        Ok(Self::lane_books(self)?.to_vec())
+    }
+
+    fn remove_old_maps(&mut self) -> anyhow::Result<Vec<String>> {
+        Ok(Self::remove_old_maps(self)?)
     }
 
     fn attach_mode(&self) -> &'static str {

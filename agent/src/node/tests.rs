@@ -1,9 +1,8 @@
 use std::sync::Mutex;
 
 use specola_datapath::abi::endpoint::{EndpointRecord, policy_flags};
-use specola_datapath::abi::metrics::LaneCount;
 use specola_datapath::abi::policy::{PolicyKey, PolicyValue};
-use specola_datapath::{PacketCounts, PolicyUpdate};
+use specola_datapath::{LaneBook, PacketCounts, PolicyUpdate};
 use specola_directory::{DirectoryReader, directory, mapped};
 use specola_flow::NodeInfo;
 
@@ -113,7 +112,11 @@ impl Kernel for FakeKernel {
         Ok(Vec::new())
     }
 
-    fn lane_counts(&self) -> anyhow::Result<Vec<LaneCount>> {
+    fn lane_books(&self) -> anyhow::Result<Vec<LaneBook>> {
+        Ok(Vec::new())
+    }
+
+    fn remove_old_maps(&mut self) -> anyhow::Result<Vec<String>> {
         Ok(Vec::new())
     }
 

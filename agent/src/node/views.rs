@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use specola_datapath::PacketCounts;
 use specola_datapath::abi::event::lane;
-use specola_datapath::abi::metrics::LaneCount;
+use specola_datapath::{LaneBook, PacketCounts};
 use specola_policy::{Entry, Key, Origin, OriginSet, StoredPolicy};
 use specola_proto::specola::v1 as pb;
 
@@ -26,7 +25,7 @@ pub(crate) enum Wanted {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KernelCounts {
     pub(crate) packets: Vec<PacketCounts>,
-    pub(crate) lanes: Vec<LaneCount>,
+    pub(crate) lanes: Vec<LaneBook>,
 }
 
 impl Node {
@@ -111,7 +110,7 @@ impl Node {
 
     /// The kernel's counters.
     pub(crate) fn kernel_counts(&self) -> anyhow::Result<KernelCounts> {
-        Ok(KernelCounts { packets: self.kernel.packet_counts()?, lanes: self.kernel.lane_counts()? })
+        Ok(KernelCounts { packets: self.kernel.packet_counts()?, lanes: self.kernel.lane_books()? })
     }
 
     fn show(&self, endpoint: &Endpoint) -> pb::Endpoint {
@@ -251,13 +250,17 @@ fn show_packets(packets: &[PacketCounts]) -> Vec<pb::DropCount> {
     sums.into_iter().map(show).collect()
 }
 
-fn show_lane((index, count): (usize, &LaneCount)) -> pb::LaneStatus {
+fn show_lane((index, book): (usize, &LaneBook)) -> pb::LaneStatus {
+    let count = &book.counts;
     pb::LaneStatus {
         name: lane_name(index).to_owned(),
         attempts: count.attempts,
         submitted: count.submitted,
         reserve_failed: count.reserve_failed,
         folded: count.folded,
+        taken: book.taken,
+        waiting: book.backlog,
+        balanced: book.is_balanced,
     }
 }
 

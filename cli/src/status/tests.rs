@@ -1,5 +1,5 @@
 use insta::assert_snapshot;
-use specola_proto::specola::v1::{DropCount, FlowStatus, LaneStatus, RefusedDocument};
+use specola_proto::specola::v1::{DropCount, Equation, FlowStatus, LaneStatus, Ledger, RefusedDocument};
 
 use super::*;
 
@@ -93,7 +93,29 @@ fn an_agent_shows_what_is_wrong() {
             submitted: 9,
             reserve_failed: 1,
             folded: 0,
+            taken: 7,
+            waiting: 2,
+            balanced: true,
         }],
+        ledger: Some(Ledger {
+            consumed: 5_000,
+            in_hand: 3,
+            expanded: 10,
+            pushed: 5_000,
+            held: 4_096,
+            overwritten: 904,
+            rejected: [("size".to_owned(), 2)].into(),
+            lost_records: 8,
+            lost_flows: 1,
+            equations: [("lanes", true), ("records", true), ("flows", false)]
+                .map(|(name, holds)| Equation {
+                    name: name.to_owned(),
+                    text: "left = right".to_owned(),
+                    holds,
+                })
+                .into(),
+            ..Ledger::default()
+        }),
         flows: Some(FlowStatus {
             seen: 5000,
             held: 4096,
@@ -121,8 +143,15 @@ fn an_agent_shows_what_is_wrong() {
     Refused: bad.yaml:3: spec.egress: no
     Warning: store is slow
 
-    LANE   ATTEMPTS   SUBMITTED   LOST   FOLDED
-    deny   10         9           1      0
+    LANE   ATTEMPTS   SUBMITTED   LOST   FOLDED   TAKEN   WAITING
+    deny   10         9           1      0        7       2
+
+    Ledger: lanes holds: left = right
+    Ledger: records holds: left = right
+      5,000 + 0 + 10 + 0 = 5,000 + 2 + 8
+    Ledger: flows DOES NOT HOLD: left = right
+      5,000 = 4,096 + 904 + 1
+      in hand 3, lost in full lanes 0, refused agent events 0
 
     DIRECTION   PACKETS   BYTES     WHAT
     ingress     1,234     2.0 KiB   forwarded

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use specola_flow::DropReason;
 use specola_proto::observer::ServerStatusResponse;
-use specola_proto::specola::v1::{DropCount, GetStatusResponse, LaneStatus};
+use specola_proto::specola::v1::{DropCount, GetStatusResponse, LaneStatus, Ledger};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{Answer, Server};
@@ -87,6 +87,10 @@ fn print_agent(out: &mut impl Write, agent: &GetStatusResponse) -> io::Result<()
         writeln!(out)?;
         lanes(&agent.lanes).write(out)?;
     }
+    if let Some(ledger) = &agent.ledger {
+        writeln!(out)?;
+        print_ledger(out, ledger)?;
+    }
     let packets: Vec<_> = agent.drops.iter().filter(|count| count.packets > 0).collect();
     if !packets.is_empty() {
         writeln!(out)?;
@@ -111,10 +115,39 @@ fn print_flows(out: &mut impl Write, agent: &GetStatusResponse) -> io::Result<()
     Ok(())
 }
 
+/// Each equation with its numbers in place of the names.
+fn print_ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
+    let rejected = ledger.rejected.values().sum();
+    for equation in &ledger.equations {
+        let verdict = if equation.holds { "holds" } else { "DOES NOT HOLD" };
+        writeln!(out, "Ledger: {} {verdict}: {}", escape(&equation.name), escape(&equation.text))?;
+        let (left, right): (&[_], &[_]) = match equation.name.as_str() {
+            "records" => (
+                &[ledger.consumed, ledger.agent, ledger.expanded, ledger.loss_records],
+                &[ledger.pushed, rejected, ledger.lost_records],
+            ),
+            "flows" => (&[ledger.pushed], &[ledger.held, ledger.overwritten, ledger.lost_flows]),
+            _ => continue,
+        };
+        writeln!(out, "  {} = {}", sum(left), sum(right))?;
+    }
+    if ledger.in_hand + ledger.kernel_lost + ledger.agent_refused > 0 {
+        let (in_hand, lost) = (grouped(ledger.in_hand), grouped(ledger.kernel_lost));
+        let refused = grouped(ledger.agent_refused);
+        writeln!(out, "  in hand {in_hand}, lost in full lanes {lost}, refused agent events {refused}")?;
+    }
+    Ok(())
+}
+
+fn sum(terms: &[u64]) -> String {
+    terms.iter().map(|term| grouped(*term)).collect::<Vec<_>>().join(" + ")
+}
+
 fn lanes(lanes: &[LaneStatus]) -> Columns {
-    let mut table = Columns::new(["LANE", "ATTEMPTS", "SUBMITTED", "LOST", "FOLDED"]);
+    let mut table = Columns::new(["LANE", "ATTEMPTS", "SUBMITTED", "LOST", "FOLDED", "TAKEN", "WAITING"]);
     for lane in lanes {
-        let counts = [lane.attempts, lane.submitted, lane.reserve_failed, lane.folded];
+        let counts =
+            [lane.attempts, lane.submitted, lane.reserve_failed, lane.folded, lane.taken, lane.waiting];
         table.row([escape(&lane.name)].into_iter().chain(counts.map(grouped)));
     }
     table
