@@ -21,7 +21,7 @@ use crate::{
 #[classifier]
 fn from_netdev(ctx: TcContext) -> i32 {
     skb::set_marks(&ctx, 0);
-    if skb::has_vlan(&ctx) {
+    if skb::is_of_vlan(&ctx) {
         // Another link's traffic: its own device sees it.
         return TC_ACT_OK;
     }
@@ -34,6 +34,11 @@ fn from_netdev(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
+    if skb::has_second_vlan(ctx) {
+        // The stack would take off both tags of a frame whose addresses are not read here.
+        work.event.direction = direction::INGRESS;
+        return Err(Drop::new(drop::UNSUPPORTED_L3));
+    }
     let Network::Ip = parse::network(ctx, work)? else {
         return PASS;
     };

@@ -44,6 +44,25 @@ pub(crate) fn has_vlan(ctx: &TcContext) -> bool {
     unsafe { (*raw(ctx)).vlan_present != 0 }
 }
 
+/// Whether the frame belongs to another link: its tag names a VLAN. VLAN 0 is none, such a tag says only a priority
+/// (IEEE 802.1Q), and the stack takes the frame as one without a tag.
+#[inline(always)]
+pub(crate) fn is_of_vlan(ctx: &TcContext) -> bool {
+    const ID: u32 = 0x0fff;
+    // SAFETY: as above.
+    has_vlan(ctx) && unsafe { (*raw(ctx)).vlan_tci } & ID != 0
+}
+
+/// Whether a tag follows the one that the kernel took off.
+#[inline(always)]
+pub(crate) fn has_second_vlan(ctx: &TcContext) -> bool {
+    const C_TAG: u16 = 0x8100;
+    const S_TAG: u16 = 0x88a8;
+    // SAFETY: as above.
+    let ethertype = u16::from_be(unsafe { (*raw(ctx)).protocol } as u16);
+    has_vlan(ctx) && (ethertype == C_TAG || ethertype == S_TAG)
+}
+
 /// Our bits of the mark.
 #[inline(always)]
 pub(crate) fn marks(ctx: &TcContext) -> u32 {

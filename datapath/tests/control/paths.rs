@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -14,6 +15,7 @@ use specola_datapath_common::metrics::drop;
 use specola_datapath_common::v4_mapped;
 use specola_testkit::eventually;
 use specola_testkit::netns::NetNs;
+use specola_testkit::packet::Frame;
 
 use super::*;
 
@@ -174,15 +176,17 @@ fn wire(pod: &NetNs, node: &NetNs, far: &NetNs) {
     let lladdr = node.mac("lxc1").map(|byte| format!("{byte:02x}")).join(":");
     for index in 0..2 {
         let (router, address, remote) = (ROUTER.both()[index], POD.both()[index], FAR.both()[index]);
-        let (full, net) = if index == 0 { (32, 24) } else { (128, 64) };
+        // Without duplicate address detection an address is usable at once, as the source of a route too.
+        let (full, net) = if index == 0 { ("32", 24) } else { ("128", 64) };
+        let nodad = if index == 0 { "" } else { " nodad" };
         let (via_far, via_node) =
             if index == 0 { ("172.31.0.2", "172.31.0.1") } else { ("fd31::2", "fd31::1") };
-        node.ip(&format!("addr add {router}/{full} dev specola_host"));
+        node.ip(&format!("addr add {router}/{full} dev specola_host{nodad}"));
         node.ip(&format!("route add {}/{net} dev specola_host src {router}", network(address)));
         node.ip(&format!("route add {}/{net} via {via_far}", network(remote)));
-        far.ip(&format!("addr add {remote}/{full} dev lo"));
+        far.ip(&format!("addr add {remote}/{full} dev lo{nodad}"));
         far.ip(&format!("route add {}/{net} via {via_node} src {remote}", network(address)));
-        pod.ip(&format!("addr add {address}/{full} dev eth0"));
+        pod.ip(&format!("addr add {address}/{full} dev eth0{nodad}"));
         pod.ip(&format!("route add {router}/{full} dev eth0"));
         pod.ip(&format!("route add default via {router} dev eth0"));
         pod.ip(&format!("neigh add {router} lladdr {lladdr} dev eth0 nud permanent"));
@@ -284,4 +288,53 @@ fn every_way_carries_traffic_with_tcx() {
 #[test]
 fn every_way_carries_traffic_with_clsact() {
     every_way_carries_traffic(AttachMode::Clsact);
+}
+
+/// Sends a frame out of a device of the calling thread's namespace.
+fn send_frame(ifindex: u32, frame: &[u8]) {
+    // SAFETY: no pointers are passed.
+    let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    assert!(descriptor >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: it was opened just now and is nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    // SAFETY: all zeros are a valid value of this structure of numbers.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = i32::try_from(ifindex).unwrap();
+    let length = size_of::<libc::sockaddr_ll>() as u32;
+    // SAFETY: both buffers have the lengths that are told, and outlive the call.
+    let sent = unsafe {
+        let to = (&raw const to).cast();
+        libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, to, length)
+    };
+    assert_eq!(usize::try_from(sent), Ok(frame.len()), "{}", std::io::Error::last_os_error());
+}
+
+/// The stack takes a frame of VLAN 0 as one without a tag, also behind another such tag: so must the programs.
+#[test]
+fn a_priority_tag_hides_no_forged_source() {
+    const TAG: [u8; 4] = [0x81, 0, 0xe0, 0];
+    let world = World::new(AttachMode::Auto);
+    let (far_mac, node_mac) = (world.far.mac("eth0"), world.node.mac("eth0"));
+    let device = world.far.ifindex("eth0");
+    let send = |src: Ipv4Addr, port: u16, tags: usize| {
+        let plain = Frame::new(src.into(), POD.v4.into()).macs(far_mac, node_mac).udp(port, 53).bytes();
+        let frame = [&plain[..12], &TAG.repeat(tags), &plain[12..]].concat();
+        world.far.enter(|| send_frame(device, &frame));
+    };
+    send(ROUTER.v4, 9001, 1);
+    let forged =
+        world.wait_for("the forged source", |event| event.verdict == -i32::from(drop::INVALID_SOURCE_IP));
+    assert_eq!(
+        (forged.kind, forged.direction, forged.src_addr),
+        (kind::DROP, INGRESS, octets(ROUTER.v4.into()))
+    );
+    send(ROUTER.v4, 9002, 2);
+    let hidden =
+        world.wait_for("the frame with two tags", |event| event.verdict == -i32::from(drop::UNSUPPORTED_L3));
+    assert_eq!((hidden.kind, hidden.direction), (kind::DROP, INGRESS));
+    // Who hides nothing may set a priority.
+    send(FAR.v4, 9003, 1);
+    let let_in = world.wait_for("the honest packet", |event| event.src_port == 9003);
+    assert_eq!((let_in.kind, let_in.verdict, let_in.src_identity), (kind::POLICY_VERDICT, 0, FAR_IDENTITY));
 }
