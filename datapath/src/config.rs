@@ -44,6 +44,9 @@ pub struct Config {
     pub ct_any_entries: u32,
     /// Least time between two trace records of one direction of a connection, milliseconds.
     pub trace_interval_ms: u32,
+    /// Records per second of denied packets that have the same endpoint, identities, destination port, reason and policy;
+    /// further ones are counted and reported together, once a second. 0 = every packet has a record.
+    pub fold_per_second: u32,
     /// ifindex of the device that delivers to the host's stack; 0 = packets for the node pass to the stack as they are.
     pub host_ifindex: u32,
     /// MAC address of that device.
@@ -62,6 +65,7 @@ impl Config {
             ct_tcp_entries: 65536,
             ct_any_entries: 65536,
             trace_interval_ms: 5000,
+            fold_per_second: 100,
             host_ifindex: 0,
             host_mac: [0; 6],
             dual_stack: false,

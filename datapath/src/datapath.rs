@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, RingBuf};
@@ -18,7 +19,7 @@ use crate::OBJECT;
 use crate::attach::{self, AttachError, Attacher, Attachment};
 use crate::book::{self, Book};
 use crate::config::{AttachMode, Config};
-use crate::events::{EventReader, Ledger, ReaderCounts};
+use crate::events::{EventReader, FOLDS_PIN, Folds, Ledger, ReaderCounts};
 use crate::load::{self, LoadError, Pins, RecreatedMap};
 use crate::maps::conntrack::Conntrack;
 use crate::maps::counters::{Counters, LaneBook, PacketCounts};
@@ -44,6 +45,7 @@ pub struct Datapath {
     conntrack: Option<Conntrack>,
     reader: Option<EventReader>,
     ledger: Ledger,
+    folds: Arc<Mutex<Folds>>,
     recreated: Vec<RecreatedMap>,
     build: load::migrate::Build,
     pins: Pins,
@@ -92,6 +94,8 @@ impl Datapath {
         let rings = rings(&mut ebpf)?;
         let backlogs = backlogs(&rings)?;
         let ledger = Ledger::open(&pins.map(READER_PIN))?;
+        let folds = Arc::new(Mutex::new(Folds::open(&mut ebpf, &pins.map(FOLDS_PIN), ledger.clone())?));
+        let lanes = config.lane_bytes;
         let mut datapath = Self {
             attacher: Attacher::new(config.attach, pins.links()),
             endpoints: EndpointTable::open(&mut ebpf)?,
@@ -101,8 +105,9 @@ impl Datapath {
             counters: Counters::open(&mut ebpf)?,
             conntrack: Conntrack::open_if_known(&mut ebpf, &build)?,
             backlogs,
-            reader: Some(EventReader::new(rings, config.lane_bytes, ledger.clone(), pins.clone())),
+            reader: Some(EventReader::new(rings, lanes, ledger.clone(), Arc::clone(&folds), pins.clone())),
             ledger,
+            folds,
             ebpf,
             recreated,
             build,
@@ -379,8 +384,16 @@ impl Datapath {
 
     /// What readers took out of the lanes since the maps were made, also those of earlier processes.
     pub fn reader_counts(&self) -> ReaderCounts {
-        let (consumed, rejected) = self.ledger.read();
-        ReaderCounts { consumed, rejected }
+        self.ledger.read()
+    }
+
+    /// Denied packets that the programs counted and no record was made of yet. Folded (of the lanes' counts) = this +
+    /// folded (of the reader's counts).
+    ///
+    /// # Errors
+    /// The counts cannot be read.
+    pub fn folds_waiting(&self) -> Result<u64, MapsError> {
+        self.folds.lock().unwrap_or_else(PoisonError::into_inner).waiting()
     }
 
     /// The event reader; it can be taken once.

@@ -296,6 +296,7 @@ fn load_maps(
         .override_global(globals::HOST_IFINDEX, &config.host_ifindex, true)
         .override_global(globals::HOST_MAC, &host_mac, true)
         .override_global(globals::TRACE_INTERVAL_MS, &config.trace_interval_ms, true)
+        .override_global(globals::FOLD_PER_SECOND, &config.fold_per_second, true)
         .override_global(globals::DUAL_STACK, &dual_stack, true);
     for (name, size) in sizes(config) {
         loader.map_max_entries(name, size);

@@ -8,6 +8,9 @@ pub const HOST_MAC: &str = "CFG_HOST_MAC";
 pub const TRACE_INTERVAL_MS: &str = "CFG_TRACE_INTERVAL_MS";
 /// `u32`: 1 = the node has both address families, so that the world is two identities (9 and 10), else 0.
 pub const DUAL_STACK: &str = "CFG_DUAL_STACK";
+/// `u32`: records per second of denied packets that have one [`crate::fold::FoldKey`]; further ones are counted.
+/// 0 = every packet has a record.
+pub const FOLD_PER_SECOND: &str = "CFG_FOLD_PER_SECOND";
 
 /// What the object holds for [`TRACE_INTERVAL_MS`] when the loader does not set it.
 pub const TRACE_INTERVAL_MS_DEFAULT: u32 = 5_000;

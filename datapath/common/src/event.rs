@@ -144,7 +144,7 @@ pub struct Event {
     pub obs_point: u8,
     /// See [`flags`].
     pub flags: u8,
-    /// Per CPU and lane, starts at 1, counts every attempt; a gap is a loss.
+    /// Per CPU and lane, starts at 1, counts every attempt that was not folded; a gap is a loss. 0 when `fold` is set.
     pub lane_seq: u32,
     /// `bpf_ktime_get_boot_ns` at the packet's arrival; each further record of the same packet has 1 ns more.
     pub boot_ns: u64,
@@ -200,7 +200,9 @@ pub struct Event {
     pub lane: u8,
     /// ICMP type.
     pub icmp_type: u8,
-    /// How many packets this record stands for, less one (denies folded under a flood).
+    /// 0: the record is about one packet. Else the record was made by the reader and stands for this many denied packets
+    /// that have no record of their own ([`crate::fold`]); `bytes_fwd` are their bytes, `boot_ns` is the stamp of the
+    /// last one, and what is not in their key (ports of the source, addresses, flags) is one packet's for all.
     pub fold: u32,
     /// ICMP code.
     pub icmp_code: u8,

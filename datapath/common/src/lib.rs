@@ -10,6 +10,7 @@ pub mod config;
 pub mod conntrack;
 pub mod endpoint;
 pub mod event;
+pub mod fold;
 pub mod identity;
 pub mod ipcache;
 pub mod metrics;

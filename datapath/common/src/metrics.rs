@@ -23,13 +23,13 @@ pub const METRIC_ENTRIES: u32 = 3 * 256;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct LaneCount {
-    /// Records that a program wanted to write; the last one's number is [`crate::event::Event::lane_seq`].
+    /// Records that a program wanted to write. Less `folded`, this is the last one's [`crate::event::Event::lane_seq`].
     pub attempts: u64,
     /// Records handed to the ring buffer.
     pub submitted: u64,
     /// Records lost because the ring buffer was full.
     pub reserve_failed: u64,
-    /// Packets counted in another record.
+    /// Records that were not written because their packets were counted ([`crate::fold`]).
     pub folded: u64,
 }
 

@@ -24,6 +24,10 @@ pub const METRICS: &str = "SP_METRICS";
 pub const LANES: &str = "SP_LANES";
 /// `ARRAY 0 -> u64` node-wide ipcache epoch, mmapable.
 pub const NODE: &str = "SP_NODE";
+/// `HASH FoldKey -> FoldCount`.
+pub const FOLD: &str = "SP_FOLD";
+/// `HASH FoldKey -> Event`: the first folded packet of the latest second that had any.
+pub const FOLD_SAMPLE: &str = "SP_FOLD_SAMPLE";
 /// `RINGBUF` of denies.
 pub const RING_DENY: &str = "SP_RING_DENY";
 /// `RINGBUF` of allowed verdicts.

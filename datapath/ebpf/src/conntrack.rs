@@ -324,7 +324,7 @@ const fn report_stamp(now_ns: u64) -> u32 {
 }
 
 #[inline(always)]
-fn add(counter: &mut u64, amount: u64) {
+pub(crate) fn add(counter: &mut u64, amount: u64) {
     // SAFETY: aligned, and valid for as long as the reference; without its result a relaxed add is one instruction of
     // the machine. (The target has no compare-and-swap in its lowest version, hence `AtomicU64` offers no `fetch_add`.)
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, amount) };

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use specola_datapath_common::event::{flags, lane};
 
 use crate::{
+    fold::fold,
     maps::{SP_LANES, SP_RING_ALLOW, SP_RING_DENY, SP_RING_TRACE},
     work::{Work, clear_words as clear},
 };
@@ -22,14 +23,18 @@ extern "C" fn sp_emit() -> i32 {
     let Some(work) = Work::current() else {
         return 0;
     };
-    let event = &mut work.event;
-    let Some(counts) = SP_LANES.get_ptr_mut(u32::from(event.lane)) else {
+    let Some(counts) = SP_LANES.get_ptr_mut(u32::from(work.event.lane)) else {
         return 0;
     };
     // SAFETY: the slot is this CPU's, and programs of one CPU do not nest.
     let counts = unsafe { &mut *counts };
     counts.attempts += 1;
-    event.lane_seq = counts.attempts as u32;
+    if work.event.lane == lane::DENY && fold(work) {
+        counts.folded += 1;
+        return 0;
+    }
+    let event = &mut work.event;
+    event.lane_seq = (counts.attempts - counts.folded) as u32;
     if event.flags & flags::COUNTERS == 0 {
         clear(&mut event.packets_fwd);
         clear(&mut event.packets_rev);

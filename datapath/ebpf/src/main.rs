@@ -17,6 +17,7 @@ mod conntrack;
 mod deliver;
 mod endpoint;
 mod event;
+mod fold;
 mod fragment;
 mod from_container;
 mod from_host;

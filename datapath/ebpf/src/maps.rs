@@ -9,6 +9,7 @@ use specola_datapath_common::{
     conntrack::CtValue,
     endpoint::{EndpointRecord, MAX_SLOTS},
     event::{Event, lane},
+    fold::{FOLD_ENTRIES, FoldCount, FoldKey},
     ipcache::IpInfo,
     metrics::{LaneCount, METRIC_ENTRIES, PacketCount},
     policy::{MAX_ENTRIES, PolicyValue},
@@ -69,6 +70,12 @@ pub(crate) static SP_METRICS: PerCpuArray<PacketCount, { METRIC_ENTRIES as usize
 
 #[btf_map]
 pub(crate) static SP_LANES: PerCpuArray<LaneCount, { lane::COUNT }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static SP_FOLD: HashMap<FoldKey, FoldCount, { FOLD_ENTRIES as usize }> = HashMap::new();
+
+#[btf_map]
+pub(crate) static SP_FOLD_SAMPLE: HashMap<FoldKey, Event, { FOLD_ENTRIES as usize }> = HashMap::new();
 
 #[btf_map]
 pub(crate) static SP_NODE: Array<u64, 1, MMAPABLE> = Array::new();

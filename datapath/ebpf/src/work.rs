@@ -11,6 +11,7 @@ use aya_ebpf::{
 use specola_datapath_common::{
     conntrack::CtValue,
     event::{EVENT_ABI, Event},
+    fold::{FoldCount, FoldKey},
     policy::{PolicyKey, PolicyValue},
 };
 
@@ -48,6 +49,9 @@ pub(crate) struct Work {
     pub(crate) event: Event,
     /// Value for a new conntrack entry.
     pub(crate) fresh: CtValue,
+    /// Value for a new fold entry, and the key of the packet's entry.
+    pub(crate) fold_count: FoldCount,
+    pub(crate) fold_key: FoldKey,
     pub(crate) src: Address,
     pub(crate) dst: Address,
     pub(crate) key6: Ct6,

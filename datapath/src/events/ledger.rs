@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use aya::maps::{Map, MapData, MapError};
 use specola_datapath_common::event::lane;
 
-use super::Rejected;
+use super::{ReaderCounts, Rejected};
 use crate::maps::MapsError;
 use crate::maps::policy::remove_pin;
 use crate::maps::words::Words;
@@ -22,29 +22,45 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Opens the pinned array, or makes it.
+    ///
+    /// An earlier version's, which has fewer counters, is replaced by one that goes on from its values.
     pub(crate) fn open(pin: &Path) -> Result<Self, MapsError> {
-        let data = match Self::reuse(pin)? {
-            Some(data) => data,
-            None => Self::create(pin)?,
+        let old = Self::pinned(pin)?;
+        if let Some((ledger, WORDS)) = old {
+            return Ok(ledger);
+        }
+        let values: Vec<u64> = match &old {
+            Some((ledger, count)) if *count < WORDS => {
+                (0..*count).map(|index| ledger.words.word(index).load(Ordering::Relaxed)).collect()
+            }
+            _ => Vec::new(),
         };
-        let words = Words::map(data.fd().as_fd(), WORDS * size_of::<u64>())
-            .map_err(|source| MapsError::Mmap { name: NAME, source })?;
-        Ok(Self { words: Arc::new(words), _map: Arc::new(Map::Array(data)) })
+        if old.is_some() {
+            tracing::info!(map = NAME, kept = values.len(), "pinned counters have another layout");
+            remove_pin(pin).map_err(|error| MapsError::kernel(NAME, "unpin")(MapError::IoError(error)))?;
+        }
+        let ledger = Self::over(Self::create(pin)?, WORDS)?;
+        for (index, value) in values.into_iter().enumerate() {
+            ledger.words.word(index).store(value, Ordering::Relaxed);
+        }
+        Ok(ledger)
     }
 
-    /// The pinned array, if there is one of the right size.
-    fn reuse(pin: &Path) -> Result<Option<MapData>, MapsError> {
+    /// The pinned array and how many counters it has.
+    fn pinned(pin: &Path) -> Result<Option<(Self, usize)>, MapsError> {
         if !pin.exists() {
             return Ok(None);
         }
         let data = MapData::from_pin(pin).map_err(MapsError::kernel(NAME, "open its pin"))?;
         let info = data.info().map_err(MapsError::kernel(NAME, "look at its pin"))?;
-        if info.value_size() == 8 && info.max_entries() as usize == WORDS {
-            return Ok(Some(data));
-        }
-        tracing::warn!(map = NAME, "pinned counters have another layout and begin anew");
-        remove_pin(pin).map_err(|error| MapsError::kernel(NAME, "unpin")(MapError::IoError(error)))?;
-        Ok(None)
+        let count = if info.value_size() == 8 { info.max_entries() as usize } else { 0 };
+        Ok(Some((Self::over(data, count.max(1))?, count)))
+    }
+
+    fn over(data: MapData, count: usize) -> Result<Self, MapsError> {
+        let words = Words::map(data.fd().as_fd(), count * size_of::<u64>())
+            .map_err(|source| MapsError::Mmap { name: NAME, source })?;
+        Ok(Self { words: Arc::new(words), _map: Arc::new(Map::Array(data)) })
     }
 
     fn create(pin: &Path) -> Result<MapData, MapsError> {
@@ -73,15 +89,20 @@ impl Ledger {
         }
     }
 
-    /// Samples taken out of each lane, and bad samples among them.
-    pub(crate) fn read(&self) -> ([u64; lane::COUNT], Rejected) {
+    /// Adds packets that a record was made for although they were counted only.
+    pub(super) fn add_folded(&self, packets: u64) {
+        self.words.word(lane::COUNT + 3).fetch_add(packets, Ordering::Relaxed);
+    }
+
+    /// What readers did since the counters were made.
+    pub(crate) fn read(&self) -> ReaderCounts {
         let word = |index| self.words.word(index).load(Ordering::Relaxed);
         let consumed = std::array::from_fn(word);
         let rejected =
             Rejected { size: word(lane::COUNT), abi: word(lane::COUNT + 1), kind: word(lane::COUNT + 2) };
-        (consumed, rejected)
+        ReaderCounts { consumed, rejected, folded: word(lane::COUNT + 3) }
     }
 }
 
 const NAME: &str = "SP_READER";
-const WORDS: usize = lane::COUNT + 3;
+const WORDS: usize = lane::COUNT + 4;

@@ -94,7 +94,15 @@ impl<L: Lane> Merge<L> {
         }
     }
 
-    /// What the latest [`Self::collect`] took, in order.
+    /// Puts further events into the batch of the latest [`Self::collect`].
+    pub(super) fn add(&mut self, events: &[Event]) {
+        if !events.is_empty() {
+            self.batch.extend_from_slice(events);
+            self.batch.sort_by_key(|event| event.boot_ns);
+        }
+    }
+
+    /// What the latest [`Self::collect`] took and [`Self::add`] brought, in order.
     pub(super) fn batch(&self) -> &[Event] {
         &self.batch
     }

@@ -1,13 +1,14 @@
 //! The thread that drains the lanes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
 use specola_datapath_common::event::{BadEvent, Event, lane};
 
 use super::clock::Clock;
+use super::fold::Folds;
 use super::ledger::Ledger;
 use super::merge::{Lane, Merge, Rejected};
 use crate::load::Pins;
@@ -16,6 +17,7 @@ use crate::load::Pins;
 #[derive(Clone, Copy, Debug)]
 pub struct Tick<'a> {
     /// The events. A later batch may hold an earlier stamp only if its program was held up after it took the time.
+    /// Those with [`Event::fold`] set were in no lane: they stand for packets that the programs counted.
     pub events: &'a [Event],
     /// Nanoseconds to add to [`Event::boot_ns`] to get wall time (since 1970, UTC).
     pub clock_offset_ns: i64,
@@ -30,6 +32,8 @@ pub struct ReaderCounts {
     pub consumed: [u64; lane::COUNT],
     /// Samples that were no events.
     pub rejected: Rejected,
+    /// Packets that records with [`Event::fold`] set stand for. Folded = this + what waits to be reported.
+    pub folded: u64,
 }
 
 /// Drains the lanes of one node. There is one reader per node at a time.
@@ -37,6 +41,9 @@ pub struct ReaderCounts {
 pub struct EventReader {
     merge: Merge<Ring>,
     ledger: Ledger,
+    folds: Arc<Mutex<Folds>>,
+    folds_reported: Option<Instant>,
+    folded: Vec<Event>,
     clock: Clock,
     /// Rounds that empty the lanes even when they were full at the beginning.
     rounds_to_drain: usize,
@@ -49,19 +56,24 @@ impl EventReader {
         rings: [RingBuf<MapData>; lane::COUNT],
         lane_bytes: [u32; lane::COUNT],
         ledger: Ledger,
+        folds: Arc<Mutex<Folds>>,
         pins: Pins,
     ) -> Self {
         let bytes: usize = lane_bytes.iter().map(|bytes| *bytes as usize).sum();
         Self {
             merge: Merge::new(rings.map(Ring), BATCH),
             ledger,
+            folds,
+            folds_reported: None,
+            folded: Vec::new(),
             clock: Clock::new(),
             rounds_to_drain: bytes / size_of::<Event>() / BATCH + 1,
             _pins: pins,
         }
     }
 
-    /// Reads until `stop` is set, then drains what the lanes hold and returns. Runs on the calling thread.
+    /// Reads until `stop` is set, then drains what the lanes hold, reports what is folded, and returns. Runs on the
+    /// calling thread.
     ///
     /// `sink` is called every round, also with an empty batch, so that it can serve other sources of events; it should
     /// be quick, because while it runs nothing drains the lanes.
@@ -76,6 +88,7 @@ impl EventReader {
                 std::thread::sleep(pace.after(!self.merge.batch().is_empty()));
             }
         }
+        self.folds_reported = None;
         for _ in 0..self.rounds_to_drain {
             self.round(u64::MAX, &mut counts, &mut sink);
             if !self.merge.is_full() {
@@ -97,10 +110,11 @@ impl EventReader {
         std::thread::Builder::new().name("events".to_owned()).spawn(move || self.run(stop, sink))
     }
 
-    /// What the lanes hold now, one batch, on the calling thread.
+    /// What the lanes hold now, one batch, and what is folded, on the calling thread.
     #[cfg(feature = "test-util")]
     pub fn read_now(&mut self, sink: impl FnOnce(Tick<'_>)) {
         let mut sink = Some(sink);
+        self.folds_reported = None;
         self.round(u64::MAX, &mut ReaderCounts::default(), &mut |tick: Tick<'_>| {
             if let Some(sink) = sink.take() {
                 sink(tick);
@@ -113,11 +127,30 @@ impl EventReader {
         self.merge.collect(cut);
         let (consumed, rejected) = (self.merge.consumed(), self.merge.rejected());
         let clock_offset_ns = self.clock.offset_ns();
+        let folded = self.report_folds();
         sink(Tick { events: self.merge.batch(), clock_offset_ns, rejected });
         counts.consumed = consumed;
         counts.rejected += rejected;
+        counts.folded += folded;
         let taken = std::array::from_fn(|index| consumed[index] - before[index]);
         self.ledger.add(taken, rejected);
+    }
+
+    /// Once a second: puts records of folded packets into the batch. Gives how many packets they stand for.
+    fn report_folds(&mut self) -> u64 {
+        if self.folds_reported.is_some_and(|at| at.elapsed() < FOLD_INTERVAL) {
+            return 0;
+        }
+        self.folds_reported = Some(Instant::now());
+        // Without the clock nothing can be called idle.
+        let now_ns = Clock::boot_ns().unwrap_or(0);
+        self.folded.clear();
+        let mut folds = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = folds.report(now_ns, &mut self.folded) {
+            tracing::warn!(%error, "folded packets are reported later");
+        }
+        self.merge.add(&self.folded);
+        self.folded.iter().map(|event| u64::from(event.fold)).sum()
     }
 }
 
@@ -153,6 +186,8 @@ impl Pace {
 }
 
 const BATCH: usize = 8192;
+/// Time between two reports of folded packets.
+const FOLD_INTERVAL: Duration = Duration::from_secs(1);
 /// Sleep while events come.
 const BUSY: Duration = Duration::from_micros(500);
 /// Longest sleep.

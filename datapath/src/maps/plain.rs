@@ -3,6 +3,8 @@
 use aya::Pod;
 use specola_datapath_common::conntrack::{CtKey4, CtKey6, CtValue};
 use specola_datapath_common::endpoint::EndpointRecord;
+use specola_datapath_common::event::Event;
+use specola_datapath_common::fold::{FoldCount, FoldKey, FoldSeen};
 use specola_datapath_common::ipcache::{IpInfo, IpKey};
 use specola_datapath_common::metrics::{LaneCount, PacketCount};
 use specola_datapath_common::policy::{PolicyKey, PolicyValue};
@@ -50,6 +52,14 @@ unsafe impl Abi for PacketCount {}
 unsafe impl Abi for LaneCount {}
 // SAFETY: as for `IpKey`.
 unsafe impl Abi for PolicyValue {}
+// SAFETY: as for `IpKey`.
+unsafe impl Abi for FoldKey {}
+// SAFETY: as for `IpKey`.
+unsafe impl Abi for FoldCount {}
+// SAFETY: as for `IpKey`.
+unsafe impl Abi for FoldSeen {}
+// SAFETY: as for `IpKey`.
+unsafe impl Abi for Event {}
 // SAFETY: 4 + 1 + 1 + 2 bytes, asserted below.
 unsafe impl Abi for PolicyBits {}
 

@@ -21,6 +21,7 @@ use specola_testkit::BpfFs;
 mod attaching;
 mod connections;
 mod dumps;
+mod folding;
 mod paths;
 mod policies;
 mod restarts;

@@ -16,27 +16,31 @@ use specola_testkit::netns::NetNs;
 
 use super::*;
 
-const LIMIT: Duration = Duration::from_secs(20);
-const ALICE: (u16, Ipv4Addr) = (1, Ipv4Addr::new(10, 7, 0, 2));
-const BOB: (u16, Ipv4Addr) = (2, Ipv4Addr::new(10, 7, 0, 3));
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
+pub(super) const ALICE: (u16, Ipv4Addr) = (1, Ipv4Addr::new(10, 7, 0, 2));
+pub(super) const BOB: (u16, Ipv4Addr) = (2, Ipv4Addr::new(10, 7, 0, 3));
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 1);
 
 /// A node with pods alice (slot 1) and bob (slot 2), endpoints added, without a policy.
-struct Node {
-    alice: NetNs,
-    bob: NetNs,
-    datapath: Datapath,
-    _ns: NetNs,
-    _pins: Pins,
+pub(super) struct Node {
+    pub(super) alice: NetNs,
+    pub(super) bob: NetNs,
+    pub(super) datapath: Datapath,
+    pub(super) _ns: NetNs,
+    pub(super) pins: Pins,
 }
 
 impl Node {
     fn new(attach: AttachMode) -> Self {
+        Self::with(|config| Config { attach, ..config })
+    }
+
+    pub(super) fn with(change: impl FnOnce(Config) -> Config) -> Self {
         let pins = Pins::new();
         let ns = NetNs::new("node").unwrap();
         ns.sysctl("net.ipv4.ip_forward", "1");
         let [alice, bob] = ["alice", "bob"].map(|name| NetNs::new(name).unwrap());
-        let mut datapath = Datapath::load(&Config { attach, ..pins.config() }).unwrap();
+        let mut datapath = Datapath::load(&change(pins.config())).unwrap();
         for (pod, (slot, address)) in [(&alice, ALICE), (&bob, BOB)] {
             let lxc = format!("lxc{slot}");
             ns.veth(&lxc, pod, "eth0");
@@ -58,11 +62,11 @@ impl Node {
             datapath.upsert_ip(IpNet::from(std::net::IpAddr::from(address)), info).unwrap();
             ns.enter(|| datapath.attach_endpoint(record.ifindex)).unwrap();
         }
-        Self { alice, bob, datapath, _ns: ns, _pins: pins }
+        Self { alice, bob, datapath, _ns: ns, pins }
     }
 
     /// Lets everything out of both pods, and into bob what `entries` say.
-    fn let_into_bob(&mut self, entries: &[(PolicyKey, PolicyValue)]) {
+    pub(super) fn let_into_bob(&mut self, entries: &[(PolicyKey, PolicyValue)]) {
         let out = allow_all(EGRESS);
         self.datapath.apply_policy(ALICE.0, &[out, allow_all(INGRESS)], &[], ready(1)).unwrap();
         let mut bob = entries.to_vec();
@@ -71,11 +75,11 @@ impl Node {
     }
 
     /// A UDP socket of a pod.
-    fn socket(pod: &NetNs, port: u16) -> UdpSocket {
+    pub(super) fn socket(pod: &NetNs, port: u16) -> UdpSocket {
         pod.enter(|| UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))).unwrap()
     }
 
-    fn dropped(&self, reason: u8) -> u64 {
+    pub(super) fn dropped(&self, reason: u8) -> u64 {
         let counts = self.datapath.packet_counts().unwrap();
         counts.iter().filter(|count| count.reason == reason).map(|count| count.packets).sum()
     }
@@ -248,9 +252,9 @@ fn no_packet_sees_a_half_written_policy() {
 fn pods_keep_their_policy_while_no_process_runs() {
     let mut node = Node::new(AttachMode::Auto);
     node.let_into_bob(&[udp(allow(1000 + u32::from(ALICE.0), 9000, 7))]);
-    let config = node._pins.config();
+    let config = node.pins.config();
     // What a process that dies leaves: nothing but pins.
-    let Node { alice, bob, datapath, _ns, _pins } = node;
+    let Node { alice, bob, datapath, _ns, pins: _pins } = node;
     drop(datapath);
     let (from_alice, at_bob) = (Node::socket(&alice, 40000), Node::socket(&bob, 9000));
     let closed = Node::socket(&bob, 9001);

@@ -14,6 +14,7 @@ use specola_datapath::{
         conntrack::{CtKey4, CtKey6, CtValue},
         endpoint::{EndpointRecord, PolicyState, policy_flags},
         event::Event,
+        fold::{FOLD_ENTRIES, FoldCount, FoldKey},
         ipcache::{IpInfo, IpKey, ip_flags},
         metrics::{LaneCount, PacketCount, metric_index},
         names,
@@ -123,15 +124,28 @@ impl Kernel {
 
     /// With this trace interval and this host device.
     pub(crate) fn with(trace_interval_ms: u32, host_ifindex: u32) -> Self {
+        Self::load(trace_interval_ms, host_ifindex, 0, FOLD_ENTRIES)
+    }
+
+    /// With so many records per second and key of denied packets, and room for so many keys.
+    pub(crate) fn folding(per_second: u32, entries: u32) -> Self {
+        Self::load(5_000, 0, per_second, entries)
+    }
+
+    fn load(trace_interval_ms: u32, host_ifindex: u32, fold_per_second: u32, fold_entries: u32) -> Self {
         specola_testkit::require_root();
         let mac = config::mac_word([0x0e, 0, 0, 0, 0, 1]);
         let mut loader = EbpfLoader::new();
         loader
             .override_global(config::TRACE_INTERVAL_MS, &trace_interval_ms, true)
+            .override_global(config::FOLD_PER_SECOND, &fold_per_second, true)
             .override_global(config::HOST_IFINDEX, &host_ifindex, true)
             .override_global(config::HOST_MAC, &mac, true);
         for table in [names::CT4_TCP, names::CT4_ANY, names::CT6_TCP, names::CT6_ANY] {
             loader.map_max_entries(table, 1024);
+        }
+        for table in [names::FOLD, names::FOLD_SAMPLE] {
+            loader.map_max_entries(table, fold_entries);
         }
         for ring in [names::RING_DENY, names::RING_ALLOW, names::RING_TRACE] {
             loader.map_max_entries(ring, 1 << 20);
@@ -286,6 +300,17 @@ impl Kernel {
         result.1
     }
 
+    /// Runs a program, which ran before, on a frame; many threads may do so at a time.
+    pub(crate) fn repeat(&self, program: &str, frame: &[u8], repeat: u32) {
+        let program: &SchedClassifier = self.ebpf.program(program).unwrap().try_into().unwrap();
+        let mut out = vec![0; frame.len() + 64];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.repeat = repeat;
+        program.test_run(options).unwrap();
+    }
+
     /// Instructions that the verifier walked through.
     pub(crate) fn verified_instructions(&self, name: &str) -> u32 {
         let program: &SchedClassifier = self.ebpf.program(name).unwrap().try_into().unwrap();
@@ -354,6 +379,21 @@ impl Kernel {
         sum
     }
 
+    /// What was counted instead of written.
+    pub(crate) fn folds(&self) -> Vec<(FoldKey, FoldCount)> {
+        let counts: HashMap<_, Raw<FoldKey>, Raw<FoldCount>> =
+            HashMap::try_from(self.ebpf.map(names::FOLD).unwrap()).unwrap();
+        let entries = counts.iter().map(Result::unwrap);
+        entries.map(|(Raw(key), Raw(count))| (key, count)).collect()
+    }
+
+    /// The packet that stands for the counted ones of a key.
+    pub(crate) fn fold_sample(&self, key: &FoldKey) -> Option<Event> {
+        let samples: HashMap<_, Raw<FoldKey>, Raw<Event>> =
+            HashMap::try_from(self.ebpf.map(names::FOLD_SAMPLE).unwrap()).unwrap();
+        samples.get(&Raw(*key), 0).ok().map(|Raw(event)| event)
+    }
+
     /// All conntrack entries: the IPv4 tables', then the IPv6 tables'.
     pub(crate) fn connections(&self) -> Vec<CtValue> {
         let mut found = Vec::new();
@@ -368,6 +408,16 @@ impl Kernel {
             found.extend(table.iter().map(|entry| entry.unwrap().1.0));
         }
         found
+    }
+
+    /// Removes every IPv4 TCP entry.
+    pub(crate) fn clear_connections(&mut self) {
+        let mut table: HashMap<_, Raw<CtKey4>, Raw<CtValue>> =
+            HashMap::try_from(self.ebpf.map_mut(names::CT4_TCP).unwrap()).unwrap();
+        let keys: Vec<_> = table.keys().map(Result::unwrap).collect();
+        for key in keys {
+            table.remove(&key).unwrap();
+        }
     }
 
     /// Changes every IPv4 TCP entry in place.

@@ -5,6 +5,7 @@
 mod basics;
 mod connections;
 mod delivery;
+mod folding;
 mod fragments;
 mod garbage;
 mod harness;
