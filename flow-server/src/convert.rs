@@ -93,6 +93,8 @@ fn common(event: &Event, clock_offset_ns: i64, source: Found, destination: Found
         flow.bytes_forward = event.bytes_fwd;
         flow.bytes_reverse = event.bytes_rev;
         flow.duration_ns = event.boot_ns.saturating_sub(event.created_ns);
+    } else if event.fold > 0 {
+        flow.bytes_forward = event.bytes_fwd;
     }
     flow
 }
