@@ -18,7 +18,7 @@ use crate::error::status_text;
 use crate::node::{Node, Output, block_on, print_json, stdout};
 use crate::target::{AdminArgs, Target, TargetArgs, Timeout, sandbox_nodes};
 
-mod text;
+pub(crate) mod text;
 
 /// Arguments of `status`.
 #[derive(Args)]

@@ -5,6 +5,7 @@ use specola_proto::specola::v1::FlowExtension;
 
 use crate::color::{Color, Paint};
 use crate::printer::escape;
+use crate::status::text::grouped;
 
 /// The extension of a flow; one that cannot be read counts as absent.
 pub(super) fn extension(flow: &Flow) -> Option<FlowExtension> {
@@ -27,7 +28,12 @@ pub(super) fn text(flow: &Flow, extension: Option<&FlowExtension>, paint: Paint)
     if let Some(extension) = extension {
         parts.extend(totals(extension));
         if extension.folded > 0 {
-            parts.push(format!("and {} more packets", extension.folded));
+            let packets = grouped(u64::from(extension.folded) + 1);
+            let size = match extension.bytes_forward {
+                bytes if bytes > 0 && !extension.has_counters => format!(", {}", binary_size(bytes)),
+                _ => String::new(),
+            };
+            parts.push(format!("stands for {packets} packets{size}"));
         }
     }
     parts.join("; ")

@@ -235,9 +235,12 @@ fn connection_totals_follow_the_summary() {
     let uncounted = FlowExtension { packet_length: 60, ..FlowExtension::default() };
     let flow = Flow { extensions: Some(Any::pack(&uncounted)), ..trace(0) };
     assert!(line(COMPACT, flow).ends_with(" (TCP Flags: SYN)"));
-    let folded = FlowExtension { folded: 41, ..FlowExtension::default() };
+    let folded = FlowExtension { folded: 12_344, bytes_forward: 2_048, ..FlowExtension::default() };
     let flow = Flow { extensions: Some(Any::pack(&folded)), ..trace(0) };
-    assert!(line(COMPACT, flow).ends_with(" (TCP Flags: SYN; and 41 more packets)"));
+    assert!(line(COMPACT, flow).ends_with(" (TCP Flags: SYN; stands for 12,345 packets, 2.0 KiB)"));
+    let without_bytes = FlowExtension { folded: 1, ..FlowExtension::default() };
+    let flow = Flow { extensions: Some(Any::pack(&without_bytes)), ..trace(0) };
+    assert!(line(COMPACT, flow).ends_with("; stands for 2 packets)"));
     let garbage = Any { value: vec![0xff; 3], ..Any::pack(&folded) };
     let flow = Flow { extensions: Some(garbage), ..trace(0) };
     assert!(line(COMPACT, flow).ends_with(" (TCP Flags: SYN)"));

@@ -184,7 +184,7 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 }
 
 /// `8,190`.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
