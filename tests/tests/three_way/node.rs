@@ -65,6 +65,8 @@ impl Node {
             ct_tcp_entries: 1024,
             ct_any_entries: 1024,
             dual_stack: true,
+            // Each packet shall have its record.
+            fold_per_second: 0,
             ..Config::new(pins.path().join("node"))
         };
         let mut datapath = Datapath::load_object(&config, &object_under_test(OBJECT))
