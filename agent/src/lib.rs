@@ -12,6 +12,7 @@
 
 mod admin;
 pub mod bpf;
+mod cleanup;
 mod config;
 mod cookie;
 mod desired;
@@ -25,6 +26,7 @@ mod metrics;
 mod net;
 mod node;
 mod persist;
+mod preflight;
 mod run;
 mod store;
 mod sweep;
@@ -32,5 +34,7 @@ mod sweep;
 pub mod test_util;
 mod warnings;
 
+pub use cleanup::{Cleanup, CleanupPlan};
 pub use config::{AgentConfig, Attach, LogForm, PolicyMode};
+pub use preflight::{Check, Outcome, PreflightOptions, preflight};
 pub use run::{run, run_until};

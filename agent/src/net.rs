@@ -14,7 +14,7 @@ mod sysctl;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-pub(crate) use hooks::{Filter, Hooks, devices_in, hooks_in};
+pub(crate) use hooks::{Filter, Hooks, devices_in, hooks_in, in_netns_blocking};
 pub(crate) use host::HostDevice;
 pub(crate) use pod::{PodLink, PodLinkRequest};
 
@@ -78,6 +78,11 @@ impl Net {
     /// Addresses that this namespace answers to, but for those of one link or host only.
     pub(crate) async fn local_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
         link::local_addresses(&self.handle).await
+    }
+
+    /// Removes a device; fine when it does not exist.
+    pub(crate) async fn remove_device(&self, name: &str) -> Result<(), NetError> {
+        link::remove(&self.handle, name).await
     }
 
     /// Names of all devices by index.

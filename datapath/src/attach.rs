@@ -182,6 +182,9 @@ pub(crate) fn attachment_of(pin: &str) -> Option<Attachment> {
     Some(Attachment { program: program.to_owned(), ifindex: ifindex.parse().ok()? })
 }
 
+/// Priority and handle of our clsact filters.
+pub const FILTER_PLACE: (u16, u32) = (clsact::PRIORITY, clsact::MINOR as u32);
+
 /// One program at one hook of one interface.
 #[derive(Debug)]
 struct Place<'a> {

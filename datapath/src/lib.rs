@@ -19,7 +19,7 @@ mod sys;
 #[cfg(feature = "test-util")]
 mod test_util;
 
-pub use attach::{AttachError, Attachment, Hook};
+pub use attach::{AttachError, Attachment, FILTER_PLACE, Hook};
 pub use book::Book;
 pub use config::{AttachMode, Config, ConfigError};
 pub use datapath::Datapath;

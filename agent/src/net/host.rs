@@ -19,6 +19,9 @@ pub(crate) struct HostDevice {
 }
 
 impl Net {
+    /// Name of the host device.
+    pub(crate) const HOST_DEVICE: &str = HOST;
+
     /// Makes the host device and routes the pod CIDRs to it. Idempotent.
     pub(crate) async fn ensure_host_device(
         &self,

@@ -29,6 +29,15 @@ impl Net {
         }
         errors
     }
+
+    /// Removes all routes that an agent made.
+    pub(crate) async fn remove_own_routes(&self) -> Result<(), NetError> {
+        for route in link::own_routes(&self.handle).await? {
+            let removed = self.handle.route().del(route).execute().await;
+            removed.map_err(NetError::netlink("remove a route"))?;
+        }
+        Ok(())
+    }
 }
 
 fn is_stale(route: &RouteMessage, wanted: &BTreeMap<IpNet, IpAddr>) -> bool {

@@ -2,4 +2,5 @@
 
 mod life;
 mod links;
+mod outside;
 mod world;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use specola_agent::AgentConfig;
+use specola_agent::bpf::NodePlace;
 use specola_proto::specola::v1 as pb;
 use specola_proto::specola::v1::agent_client::AgentClient;
 use specola_testkit::netns::NetNs;
@@ -78,6 +79,16 @@ impl World {
             let result = runtime.block_on(specola_agent::run_until(config, never));
             format!("{:#}", result.expect_err("the agent must not start"))
         })
+    }
+
+    /// Where commands find the node.
+    pub(crate) fn place(&self) -> NodePlace {
+        NodePlace {
+            pin_dir: self.pins.clone(),
+            state_dir: self.dir.path().join("state"),
+            store_dir: self.dir.path().join("store"),
+            netns: Some(self.node.path().to_owned()),
+        }
     }
 
     fn config(&self) -> AgentConfig {

@@ -73,6 +73,7 @@ fn os_error(error: &ProgramError) -> Option<i32> {
 }
 
 /// Before everything else at the hook.
-const PRIORITY: u16 = 1;
+pub(super) const PRIORITY: u16 = 1;
 /// Not the first handle, which filters without a wish get.
-const HANDLE: TcHandle = TcHandle::new(0, 0x5350);
+const HANDLE: TcHandle = TcHandle::new(0, MINOR);
+pub(super) const MINOR: u16 = 0x5350;

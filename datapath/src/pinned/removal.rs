@@ -13,7 +13,8 @@ use crate::load::DirLock;
 pub struct Removal {
     dir: PathBuf,
     attacher: Attacher,
-    _lock: DirLock,
+    /// `None`: the directory does not exist.
+    _lock: Option<DirLock>,
 }
 
 /// What is pinned in a directory.
@@ -30,21 +31,20 @@ pub struct Leftovers {
 }
 
 impl Removal {
-    /// Locks a pin directory; `None` when it does not exist.
+    /// Locks a pin directory, which need not exist.
     ///
     /// # Errors
     /// An agent runs with it, or it cannot be opened.
-    pub fn prepare(dir: impl Into<PathBuf>) -> Result<Option<Self>, PinnedError> {
+    pub fn prepare(dir: impl Into<PathBuf>) -> Result<Self, PinnedError> {
         let dir = dir.into();
-        match DirLock::take(&dir) {
-            Ok(Some(lock)) => {
-                let attacher = Attacher::new(AttachMode::Auto, dir.join(LINKS));
-                Ok(Some(Self { dir, attacher, _lock: lock }))
-            }
-            Ok(None) => Err(PinnedError::InUse { path: dir }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(&dir, "lock")(error)),
-        }
+        let lock = match DirLock::take(&dir) {
+            Ok(Some(lock)) => Some(lock),
+            Ok(None) => return Err(PinnedError::InUse { path: dir }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(&dir, "lock")(error)),
+        };
+        let attacher = Attacher::new(AttachMode::Auto, dir.join(LINKS));
+        Ok(Self { dir, attacher, _lock: lock })
     }
 
     /// What there is.
@@ -108,7 +108,7 @@ impl Removal {
         Ok(found)
     }
 
-    /// Removes the directories, and those above up to one called `specola` that are empty.
+    /// Removes the directories, and those above, below one called `specola`, that are empty.
     fn remove_directories(&self) -> Result<(), PinnedError> {
         for directory in [self.dir.join(LINKS), self.dir.join(POLICY), self.dir.clone()] {
             match std::fs::remove_dir(&directory) {
@@ -118,7 +118,8 @@ impl Removal {
                 _ => {}
             }
         }
-        let is_ours = |path: &&Path| path.iter().any(|part| part == OWN_DIRECTORY);
+        let is_ours =
+            |path: &&Path| path.parent().is_some_and(|above| above.iter().any(|part| part == OWN_DIRECTORY));
         for directory in self.dir.ancestors().skip(1).take_while(is_ours) {
             if std::fs::remove_dir(directory).is_err() {
                 // Another node's pins are there.
@@ -171,7 +172,7 @@ mod tests {
             tries: 1,
             foreign: vec!["notes".to_owned(), "links/readme".to_owned()],
         };
-        let removal = Removal::prepare(&dir).unwrap().expect("the directory exists");
+        let removal = Removal::prepare(&dir).unwrap();
         assert_eq!(removal.leftovers().unwrap(), expected);
         assert!(matches!(Removal::prepare(&dir), Err(PinnedError::InUse { .. })), "one at a time");
         assert_eq!(removal.run().unwrap(), expected);
@@ -179,9 +180,9 @@ mod tests {
 
         std::fs::remove_file(dir.join("notes")).unwrap();
         std::fs::remove_file(dir.join("links/readme")).unwrap();
-        let removal = Removal::prepare(&dir).unwrap().expect("the directory exists");
+        let removal = Removal::prepare(&dir).unwrap();
         assert_eq!(removal.run().unwrap(), Leftovers::default());
-        assert!(!root.path().join("specola").exists(), "empty parents go");
-        assert!(Removal::prepare(&dir).unwrap().is_none());
+        assert!(!root.path().join("specola/default").exists(), "empty parents go");
+        assert_eq!(Removal::prepare(&dir).unwrap().leftovers().unwrap(), Leftovers::default());
     }
 }

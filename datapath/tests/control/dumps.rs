@@ -1,4 +1,4 @@
-use specola_datapath::{PinnedError, PinnedMaps, Removal, probe};
+use specola_datapath::{Leftovers, PinnedError, PinnedMaps, Removal, probe};
 use specola_testkit::netns::NetNs;
 
 use super::attaching::{expect_tcx_programs, tcx_programs};
@@ -47,7 +47,8 @@ fn an_unused_directory_has_nothing_to_show() {
     let pins = Pins::new();
     let error = PinnedMaps::open(pins.config().pin_dir).unwrap_err();
     assert!(matches!(error, PinnedError::Nothing { .. }), "{error}");
-    assert!(Removal::prepare(pins.config().pin_dir).unwrap().is_none());
+    let removal = Removal::prepare(pins.config().pin_dir).unwrap();
+    assert_eq!(removal.leftovers().unwrap(), Leftovers::default());
 }
 
 #[test]
@@ -80,7 +81,7 @@ fn programs_and_links_are_listed_until_they_are_removed() {
     }
 
     ns.enter(|| {
-        let removal = Removal::prepare(&config.pin_dir).unwrap().expect("pins are there");
+        let removal = Removal::prepare(&config.pin_dir).unwrap();
         let removed = removal.run().unwrap();
         assert_eq!((removed.attachments.len(), removed.foreign.len()), (2, 0));
         expect_tcx_programs("lxc0", 0);
