@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod bpf;
+mod cleanup;
 mod color;
 mod columns;
 mod endpoint;
@@ -16,6 +17,7 @@ mod node;
 mod observe;
 mod place;
 mod policy;
+mod preflight;
 mod printer;
 mod status;
 mod target;
@@ -52,6 +54,10 @@ enum Command {
     /// Show what is in the kernel: maps and programs, with and without an agent.
     #[command(subcommand)]
     Bpf(bpf::BpfCommand),
+    /// Check whether an agent can run on this machine, with a remedy for what is missing.
+    Preflight(preflight::PreflightArgs),
+    /// Remove what a stopped agent left on this host: programs, maps, devices, routes, links of pods.
+    Cleanup(cleanup::CleanupArgs),
     /// Run clusters in network namespaces on this machine.
     #[command(subcommand)]
     Sandbox(specola_sandbox::cli::SandboxCommand),
@@ -82,6 +88,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Identity(command) => identity::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Bpf(command) => bpf::run(&command),
+        Command::Preflight(args) => preflight::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
         Command::Sandbox(command) => command.run(),
         Command::Agent(config) => run_agent(*config),
         Command::Version(args) => version::run(&args),
