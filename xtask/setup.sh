@@ -62,5 +62,5 @@ packages gcc libc6-dev
 need_cargo
 kernel_toolchain
 if [ "$wanted" = test ]; then
-    packages curl iproute2 iputils-ping util-linux
+    packages curl iperf3 iproute2 iputils-ping nftables util-linux
 fi

@@ -1,8 +1,12 @@
 //! End-to-end tests: a sandbox cluster per test, driven through the `specola` binary as a user would.
 #![forbid(unsafe_code)]
 
+pub mod books;
 pub mod flows;
+pub mod inside;
 pub mod sandbox;
 
+pub use books::Books;
 pub use flows::Flow;
+pub use inside::Witness;
 pub use sandbox::Sandbox;

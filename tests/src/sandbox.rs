@@ -167,6 +167,47 @@ impl Sandbox {
             .to_owned()
     }
 
+    /// Network namespace of a pod, to be entered from a test's own thread.
+    ///
+    /// # Panics
+    /// There is no such pod.
+    #[track_caller]
+    pub fn netns(&self, pod: &str) -> PathBuf {
+        let (namespace, name) = pod.split_once('/').expect("pods are namespace/name");
+        let ps = self.ps();
+        let entry = find(&ps, "pods", |entry| entry["namespace"] == namespace && entry["name"] == name);
+        entry["netns"].as_str().unwrap_or_else(|| panic!("{pod} has no netns: {entry}")).into()
+    }
+
+    /// Process of a node's agent; none while it is killed.
+    ///
+    /// # Panics
+    /// There is no such node.
+    #[track_caller]
+    pub fn agent_pid(&self, node: &str) -> Option<i32> {
+        let ps = self.ps();
+        let pid = find(&ps, "nodes", |entry| entry["name"] == node)["pid"].as_i64();
+        pid.map(|pid| i32::try_from(pid).expect("a process id"))
+    }
+
+    /// Kills a node's agent with SIGKILL.
+    ///
+    /// # Panics
+    /// `specola sandbox kill` fails.
+    #[track_caller]
+    pub fn kill_agent(&self, node: &str) {
+        check(&mut self.specola(&["sandbox", "kill", "--name", &self.name, "--node", node]));
+    }
+
+    /// Starts a node's agent again and waits until it serves.
+    ///
+    /// # Panics
+    /// `specola sandbox start` fails.
+    #[track_caller]
+    pub fn start_agent(&self, node: &str) {
+        check(&mut self.specola(&["sandbox", "start", "--name", &self.name, "--node", node]));
+    }
+
     /// First IP of a pod of the wanted family.
     ///
     /// # Panics

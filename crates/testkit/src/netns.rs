@@ -31,6 +31,22 @@ pub enum NetNsError {
     },
 }
 
+/// Runs a closure on a thread of its own inside a network namespace; the mount namespace stays. Sockets that it makes
+/// belong to the namespace, wherever they are used afterwards.
+///
+/// # Panics
+/// The namespace cannot be entered, or the closure panicked.
+pub fn enter<T: Send>(path: &Path, run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
+            run()
+        });
+        worker.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
+    })
+}
+
 /// A network namespace that goes when this does.
 #[derive(Debug)]
 pub struct NetNs {
@@ -75,14 +91,7 @@ impl NetNs {
     /// # Panics
     /// The namespace cannot be entered, or the closure panicked.
     pub fn enter<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                let file = File::open(&self.path).expect("the namespace file exists as long as the guard");
-                setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace it made");
-                run()
-            });
-            worker.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
-        })
+        enter(&self.path, run)
     }
 
     /// A command that will run inside the namespace (through `nsenter`, which keeps the mounts).
