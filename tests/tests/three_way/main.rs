@@ -89,7 +89,7 @@ fn open_connections_follow_a_change_of_policy() {
                     open.push((packet, seen));
                 }
             }
-            let decided = decide_and_realize_on_top(node, &after);
+            let decided = decide_and_begin_to_realize(node, &after);
             for (packet, first) in open {
                 let seen = node.send_again(&first);
                 compare(node, &after, &decided, packet, &seen, Stage::Later)?;
@@ -114,12 +114,22 @@ fn world() -> impl Strategy<Value = World> {
 
 /// Lets the engine decide and the kernel enforce; connections of earlier policies are forgotten.
 fn decide_and_realize(node: &mut Node, world: &World) -> Decided {
+    let decided = decide(world);
     node.forget_connections();
-    decide_and_realize_on_top(node, world)
+    node.know_addresses(&decided.cluster);
+    node.realize(&decided.policy);
+    decided
 }
 
-/// The same, and connections go on.
-fn decide_and_realize_on_top(node: &mut Node, world: &World) -> Decided {
+/// The same while connections go on, as they see it in the middle of the update.
+fn decide_and_begin_to_realize(node: &mut Node, world: &World) -> Decided {
+    let decided = decide(world);
+    node.know_addresses(&decided.cluster);
+    node.realize_first_half(&decided.policy);
+    decided
+}
+
+fn decide(world: &World) -> Decided {
     let mut repository = Repository::new(world.settings.clone());
     let parsed = parse_policies("generated.yaml", &world.yaml());
     assert!(parsed.is_valid() && parsed.objects.len() == world.documents.len(), "{:#?}", parsed.errors);
@@ -129,8 +139,6 @@ fn decide_and_realize_on_top(node: &mut Node, world: &World) -> Decided {
     let cluster = Cluster::new(&repository);
     let subject = policies::subject_of(world.subject);
     let policy = resolve(&repository, &subject, cluster.identities()).expect("policies fit the map");
-    node.know_addresses(&cluster);
-    node.realize(&policy);
     Decided { subject, cluster, repository, policy }
 }
 

@@ -10,7 +10,7 @@ use specola_datapath::abi::ipcache::IpInfo;
 use specola_datapath::abi::metrics::drop;
 use specola_datapath::abi::names::{FROM_CONTAINER, FROM_NETDEV, TO_CONTAINER};
 use specola_datapath::abi::{direction, proto};
-use specola_datapath::{Config, Conntrack, Datapath, EventReader, OBJECT};
+use specola_datapath::{Config, Conntrack, Datapath, EventReader, OBJECT, PolicyUpdate};
 use specola_policy::eval::{self, Verdict};
 use specola_policy::{EndpointPolicy, MapState};
 use specola_testkit::packet::Frame;
@@ -114,12 +114,23 @@ impl Node {
 
     /// Puts a policy into force, by what differs from the one before.
     pub(crate) fn realize(&mut self, policy: &EndpointPolicy) {
-        let update = self.translator.update(SLOT, &self.in_force, policy).expect("cookies are left");
+        let update = self.update(policy);
         self.datapath
             .apply_policy(SLOT, &update.upserts, &update.deletes, update.state)
             .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// The same, up to where packets see the new policy: the trie that was in force still holds the old one.
+    pub(crate) fn realize_first_half(&mut self, policy: &EndpointPolicy) {
+        let update = self.update(policy);
+        self.datapath.apply_first_half(&update).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    fn update(&mut self, policy: &EndpointPolicy) -> PolicyUpdate {
+        let update = self.translator.update(SLOT, &self.in_force, policy).expect("cookies are left");
         self.in_force = policy.map.clone();
         self.revision = policy.revision;
+        update
     }
 
     /// Sends a packet that begins a connection.
