@@ -6,7 +6,7 @@ use specola_datapath_common::{
     conntrack::{CtSide, SIDE_AUDIT},
     direction,
     endpoint::{EndpointRecord, PolicyState, policy_flags},
-    event::{flags, kind, lane, match_type},
+    event::{ct_state, flags, kind, lane, match_type},
     metrics::drop,
     policy::{PRECEDENCE_DENY, PREFIX_FULL, PREFIX_PROTO, PolicyValue, VALUE_AUDIT},
 };
@@ -56,14 +56,14 @@ pub(crate) fn decide(work: &mut Work, track: &Track, question: &Question) -> Res
     if state.flags & policy_flags::READY == 0 {
         return Err(Drop::new(drop::EP_NOT_READY));
     }
-    if track.is_exempt() || work.is(class::SELF) {
+    let slot = question.endpoint.slot as u16;
+    if track.is_exempt() && !is_inherited(track, question.side, slot) || work.is(class::SELF) {
         return Ok(());
     }
     let node_epoch = SP_NODE.get(0).map_or(0, |epoch| {
         // SAFETY: the reference is valid; user space stores the word while we read it, by one aligned store.
         unsafe { ptr::read_volatile(epoch) as u32 }
     });
-    let slot = question.endpoint.slot as u16;
     let cached = track.side(question.side);
     let mut before = 0;
     if let Some(side) = cached {
@@ -99,6 +99,18 @@ pub(crate) fn decide(work: &mut Work, track: &Track, question: &Question) -> Res
         verdict_record(work, &answer);
     }
     if denied { Err(Drop::reported(answer.verdict.unsigned_abs() as u8)) } else { Ok(()) }
+}
+
+/// Whether a reply is one to a connection of another endpoint, which had the address before. `side` is the endpoint's,
+/// if the packet were the initiator's.
+#[inline(always)]
+fn is_inherited(track: &Track, side: usize, slot: u16) -> bool {
+    if track.state != ct_state::REPLY || track.entry.is_null() {
+        return false;
+    }
+    // SAFETY: the entry is a live map value; the index is 0 or 1.
+    let holder = unsafe { ptr::read_volatile(&raw const (*track.entry).sides[(side ^ 1) & 1].slot) };
+    holder != slot
 }
 
 /// Repeats a verdict that still holds. A deny is reported each time.

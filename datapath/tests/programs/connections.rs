@@ -77,6 +77,21 @@ fn a_whole_connection_on_one_node() {
     assert_eq!(kernel.connections()[0].packets, [5, 4]);
 }
 
+/// Addresses are given again; the connections of who had one before are not.
+#[test]
+fn answers_to_an_earlier_holder_of_an_address_are_asked_for_a_policy() {
+    for (side, endpoint, direction) in [(0, A, direction::INGRESS), (1, B, direction::EGRESS)] {
+        let mut kernel = one_way();
+        segment(&mut kernel, true, SYN, 0);
+        assert_eq!(segment(&mut kernel, false, SYN | ACK, 0).action, REDIRECT);
+        kernel.edit_connections(|connection| connection.sides[side].slot = 77);
+        let run = segment(&mut kernel, false, ACK, 10);
+        let event = run.only();
+        assert_eq!((run.action, event.verdict), (SHOT, -133), "{event:#?}");
+        assert_eq!((event.endpoint_id, event.direction), (endpoint.id, direction));
+    }
+}
+
 #[test]
 fn a_reset_closes_at_once() {
     let mut kernel = one_way();
