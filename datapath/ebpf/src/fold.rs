@@ -22,7 +22,8 @@ pub(crate) fn fold(work: &mut Work) -> bool {
     work.fold_key = FoldKey::of(&work.event);
     let now = work.event.boot_ns / FOLD_WINDOW_NS;
     let Some(count) = SP_FOLD.get_ptr_mut(&work.fold_key) else {
-        begin(work, now);
+        // When there is no room, or another CPU was faster, nothing is lost: the record is written.
+        let (Ok(()) | Err(_)) = begin(work, now);
         return false;
     };
     // SAFETY: a live map value. The sums are changed atomically; the other fields by single stores of words, and what
@@ -48,9 +49,9 @@ pub(crate) fn fold(work: &mut Work) -> bool {
     true
 }
 
-/// Makes the entry of a new key. When there is no room, or another CPU was faster, nothing is lost: the record is written.
+/// Makes the entry of a new key.
 #[inline(always)]
-fn begin(work: &mut Work, now: u64) {
+fn begin(work: &mut Work, now: u64) -> Result<(), i32> {
     work.fold_count = FoldCount {
         created_ns: work.event.boot_ns,
         window: now,
@@ -60,7 +61,7 @@ fn begin(work: &mut Work, now: u64) {
         bytes: 0,
         last_ns: 0,
     };
-    let _ = SP_FOLD.insert(&work.fold_key, &work.fold_count, u64::from(BPF_NOEXIST));
+    SP_FOLD.insert(&work.fold_key, &work.fold_count, u64::from(BPF_NOEXIST))
 }
 
 #[inline(always)]

@@ -122,6 +122,18 @@ impl EventReader {
         });
     }
 
+    /// What is folded, as if the time since boot were `now_ns`.
+    ///
+    /// # Errors
+    /// The kernel refused to read or change a map.
+    #[cfg(feature = "test-util")]
+    pub fn report_folds_at(&mut self, now_ns: u64) -> Result<Vec<Event>, crate::MapsError> {
+        let mut records = Vec::new();
+        let mut folds = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
+        folds.report(now_ns, &mut records)?;
+        Ok(records)
+    }
+
     fn round(&mut self, cut: u64, counts: &mut ReaderCounts, sink: &mut impl FnMut(Tick<'_>)) {
         let before = self.merge.consumed();
         self.merge.collect(cut);

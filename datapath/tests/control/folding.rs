@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aya::maps::{Array, HashMap as KernelMap, Map, MapData};
 use specola_datapath_common::direction::INGRESS;
 use specola_datapath_common::event::{Event, kind, lane};
 use specola_datapath_common::metrics::drop;
@@ -127,4 +128,78 @@ fn a_restart_neither_loses_nor_doubles() {
     let mut datapath = Datapath::load_maps(&config).unwrap();
     assert_eq!(read(&mut datapath), 0);
     assert_books(&datapath);
+}
+
+/// The kernel's counts, pinned.
+struct Counts(KernelMap<MapData, [u8; 32], [u64; 7]>);
+
+impl Counts {
+    fn open(node: &Node) -> Self {
+        let pin = node.pins.config().pin_dir.join("SP_FOLD@1");
+        Self(KernelMap::try_from(Map::HashMap(MapData::from_pin(pin).unwrap())).unwrap())
+    }
+
+    fn keys(&self) -> Vec<[u8; 32]> {
+        self.0.keys().map(Result::unwrap).collect()
+    }
+}
+
+#[test]
+fn idle_keys_make_room_and_begin_anew() {
+    let mut node = closed_node();
+    let mut reader = node.datapath.take_reader().unwrap();
+    let mut counts = Counts::open(&node);
+    let mut read = |packets_sent: u64| {
+        flood(&node.alice, 9000, packets_sent);
+        let mut events = Vec::new();
+        reader.read_now(|tick| events.extend_from_slice(tick.events));
+        assert_eq!(packets(&events, 9000), packets_sent);
+        let now_ns = events.iter().map(|event| event.boot_ns).max().unwrap();
+        // Not idle yet.
+        assert_eq!(reader.report_folds_at(now_ns + 5_000_000_000).unwrap(), []);
+        now_ns
+    };
+    let now_ns = read(200);
+    assert_eq!(counts.keys().len(), 1);
+    // Another process took the entry and was killed before it could forget what it had reported.
+    counts.0.remove(&counts.keys()[0]).unwrap();
+    read(150);
+    assert!(read(300) > now_ns);
+    assert_eq!(counts.keys().len(), 1);
+    let later = now_ns + 60_000_000_000;
+    assert_eq!(reader.report_folds_at(later).unwrap(), []);
+    assert_eq!(counts.keys().len(), 0);
+    flood(&node.alice, 9000, 120);
+    // Idle, and with packets that nobody reported: these come first.
+    let records = reader.report_folds_at(later).unwrap();
+    let mut verbatim = Vec::new();
+    reader.read_now(|tick| verbatim.extend_from_slice(tick.events));
+    assert_eq!(packets(&records, 9000) + packets(&verbatim, 9000), 120);
+    assert!(!records.is_empty());
+    assert_eq!(counts.keys().len(), 1);
+    assert_eq!(reader.report_folds_at(later).unwrap(), []);
+    assert_eq!(counts.keys().len(), 0);
+    assert_eq!(node.datapath.folds_waiting().unwrap(), 0);
+}
+
+#[test]
+fn counters_of_an_earlier_version_go_on() {
+    let pins = Pins::new();
+    drop(pins.load());
+    let pin = pins.config().pin_dir.join("SP_READER@1");
+    std::fs::remove_file(&pin).unwrap();
+    // An array that programs and processes map, of lanes and kinds of bad records.
+    let definition = aya_obj::Map::new_from_params(2, 4, 8, 6, 1 << 10);
+    let old = MapData::create(definition, "old", None).unwrap();
+    old.pin(&pin).unwrap();
+    let mut old: Array<_, u64> = Array::try_from(Map::Array(old)).unwrap();
+    for index in 0..6 {
+        old.set(index, u64::from(index) + 10, 0).unwrap();
+    }
+    for _ in 0..2 {
+        let counts = pins.load().reader_counts();
+        assert_eq!(counts.consumed, [10, 11, 12]);
+        assert_eq!(counts.rejected.by_reason(), [("size", 13), ("abi", 14), ("kind", 15)]);
+        assert_eq!(counts.folded, 0);
+    }
 }
