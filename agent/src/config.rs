@@ -50,6 +50,9 @@ pub struct AgentConfig {
     /// When policies are enforced.
     #[arg(long, value_enum, default_value_t = PolicyMode::Default)]
     pub policy_mode: PolicyMode,
+    /// What an endpoint enforces while its policies need more map entries than fit (16384).
+    #[arg(long, value_enum, default_value_t = PolicyOverflow::Keep)]
+    pub policy_overflow: PolicyOverflow,
     /// Form of the log lines.
     #[arg(long, value_enum, default_value_t = LogForm::Text)]
     pub log_format: LogForm,
@@ -90,6 +93,16 @@ pub enum PolicyMode {
     Always,
     /// On none.
     Never,
+}
+
+/// What an endpoint enforces while its policies do not fit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum PolicyOverflow {
+    /// The last policy that fitted.
+    #[default]
+    Keep,
+    /// Nothing passes.
+    Deny,
 }
 
 /// Form of the log lines.

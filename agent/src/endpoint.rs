@@ -78,10 +78,10 @@ impl State {
                 matches!(next, WaitingForIdentity | NotReady | WaitingToRegenerate | Disconnecting | Invalid)
             }
             NotReady | Ready => {
-                matches!(next, WaitingForIdentity | WaitingToRegenerate | Disconnecting | Invalid)
+                matches!(next, NotReady | WaitingForIdentity | WaitingToRegenerate | Disconnecting | Invalid)
             }
             WaitingToRegenerate => {
-                matches!(next, Regenerating | WaitingForIdentity | Disconnecting | Invalid)
+                matches!(next, Regenerating | NotReady | WaitingForIdentity | Disconnecting | Invalid)
             }
             Regenerating => matches!(next, Ready | NotReady | WaitingToRegenerate | Disconnecting | Invalid),
             Invalid => matches!(next, Disconnecting | NotReady | WaitingForIdentity),

@@ -35,6 +35,6 @@ pub mod test_util;
 mod warnings;
 
 pub use cleanup::{Cleanup, CleanupPlan};
-pub use config::{AgentConfig, Attach, LogForm, PolicyMode};
+pub use config::{AgentConfig, Attach, LogForm, PolicyMode, PolicyOverflow};
 pub use preflight::{Check, Outcome, PreflightOptions, preflight};
 pub use run::{run, run_until};

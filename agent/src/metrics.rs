@@ -33,6 +33,7 @@ pub(crate) struct AgentMetrics {
     apply_seconds: Histogram,
     applied: Counter,
     failed: Counter,
+    overflowed: Counter,
     connections: Gauge,
     connections_expired: Counter,
     connections_closed: Counter,
@@ -64,6 +65,7 @@ impl AgentMetrics {
             apply_seconds: histogram(),
             applied: Counter::default(),
             failed: Counter::default(),
+            overflowed: Counter::default(),
             connections: Gauge::default(),
             connections_expired: Counter::default(),
             connections_closed: Counter::default(),
@@ -102,6 +104,11 @@ impl AgentMetrics {
             "endpoint_regeneration_failures",
             "Endpoint policies that could not be computed or written",
             self.failed.clone(),
+        );
+        registry.register(
+            "endpoint_policy_overflows",
+            "Endpoint policies that need more map entries than fit",
+            self.overflowed.clone(),
         );
         self.register_connections(registry);
     }
@@ -164,6 +171,10 @@ impl AgentMetrics {
     pub(crate) fn policy_applied(&self, took: Duration, endpoints: usize) {
         self.apply_seconds.observe(took.as_secs_f64());
         self.applied.inc_by(endpoints as u64);
+    }
+
+    pub(crate) fn policy_overflowed(&self) {
+        self.overflowed.inc();
     }
 
     pub(crate) fn regeneration_failed(&self) {

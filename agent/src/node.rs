@@ -14,6 +14,7 @@ mod life;
 mod publish;
 mod realize;
 mod reconcile;
+mod takeover;
 mod views;
 
 use std::collections::{BTreeMap, HashMap};
@@ -33,12 +34,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) use self::endpoints::{EndpointRequest, NodeError};
 #[cfg(feature = "test-util")]
 pub(crate) use self::entries::update as policy_update;
-pub(crate) use self::kernel::Kernel;
+pub(crate) use self::kernel::{Kernel, NodeDevices};
 pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name, show_origins};
 
 use self::feed::DirectoryFeed;
 use self::ips::NodeAddresses;
 use self::life::Endpoint;
+use crate::config::PolicyOverflow;
 use crate::cookie::CookieTable;
 use crate::desired::Desired;
 use crate::endpoint::Turn;
@@ -54,11 +56,13 @@ pub(crate) struct NodeSettings {
     pub(crate) node_name: String,
     pub(crate) cluster_name: String,
     pub(crate) policy: Settings,
+    pub(crate) overflow: PolicyOverflow,
     /// `InternalIP` addresses of the Node object.
     pub(crate) internal_ips: Vec<IpAddr>,
     /// Every address that the node answers to.
     pub(crate) local_ips: Vec<IpAddr>,
     pub(crate) mtu: u32,
+    pub(crate) devices: NodeDevices,
     pub(crate) endpoints_dir: PathBuf,
 }
 
@@ -163,6 +167,8 @@ pub(crate) struct Node {
     slots: Turn,
     /// What the kernel's ipcache holds.
     ips: HashMap<IpNet, IpInfo>,
+    /// Interfaces may run programs of an earlier build, over its maps: see [`takeover`].
+    takes_over: bool,
     /// Something failed that time may mend.
     retry: bool,
 }
@@ -177,6 +183,7 @@ impl Node {
         contents: Arc<Contents>,
     ) -> anyhow::Result<Self> {
         let ips = parts.kernel.ips()?;
+        let takes_over = parts.kernel.has_old_maps()?;
         let mut feed = DirectoryFeed::new(parts.directory, &settings.cluster_name);
         feed.cookies(parts.cookies.iter())?;
         let addresses =
@@ -205,6 +212,7 @@ impl Node {
             ids: Turn::new(1, u16::MAX),
             slots: Turn::new(1, endpoints::LAST_SLOT),
             ips,
+            takes_over,
             retry: false,
         })
     }
@@ -212,9 +220,6 @@ impl Node {
     /// Runs until the drain. What is in the kernel stays as it is.
     pub(crate) async fn run(mut self, mut inputs: NodeInputs, drain: Drain) {
         self.reconcile();
-        if !self.retry {
-            self.remove_old_maps();
-        }
         loop {
             let retry = self.retry;
             tokio::select! {
@@ -233,15 +238,6 @@ impl Node {
                 () = tokio::time::sleep(RETRY), if retry => self.reconcile(),
                 else => return,
             }
-        }
-    }
-
-    /// Once every interface has this version's programs.
-    fn remove_old_maps(&mut self) {
-        match self.kernel.remove_old_maps() {
-            Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => tracing::info!(maps = removed.join(", "), "maps of another version removed"),
-            Err(error) => self.warnings.set("maps of another version", Some(format!("{error:#}"))),
         }
     }
 

@@ -77,8 +77,8 @@ impl Agent {
         let store = Arc::new(DirectoryStore::open(&config.store_dir).context("opening the store")?);
         let state = LocalState::open(config, &node_object)?;
         let net = Net::open()?;
-        let (settings, host) = build_network(config, &node_object, &state.ipam, &net).await?;
-        let mut datapath = build_datapath(config, &net, &settings, host).await?;
+        let (mut settings, host) = build_network(config, &node_object, &state.ipam, &net).await?;
+        let mut datapath = build_datapath(config, &net, &mut settings, host).await?;
         let events = datapath.take_reader().context("the event reader was taken twice")?;
         let connections = datapath.take_conntrack().context("the connection tables were taken twice")?;
         let books = Books::open(&datapath)?;

@@ -49,10 +49,20 @@ pub struct EndpointPolicy {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ResolveError {
     /// More entries than the kernel's map holds.
-    #[error("policy needs more than {max} map entries; select fewer identities or use wider port ranges")]
+    #[error(
+        "policy needs {}{need} map entries, {max} fit{}; select fewer identities or use wider port ranges",
+        if *is_exact { "" } else { "at least " },
+        most_from(policies)
+    )]
     TooManyEntries {
+        /// Entries that the rules need.
+        need: usize,
+        /// Whether `need` is all of them: counting stops at some multiple of `max`.
+        is_exact: bool,
         /// Size of the map.
         max: usize,
+        /// The policies that add most, with the number of entries that each has a part in; most first.
+        policies: Vec<(String, usize)>,
     },
     /// One port and peer with rules of two request parsers.
     #[error("cannot merge conflicting L7 parsers: {first} and {second} rules for the same peer and port")]
@@ -95,6 +105,9 @@ pub fn resolve(
     let ingress = resolver.direction(repository, &rules, false)?;
     let egress = resolver.direction(repository, &rules, true)?;
     let map = resolver.builder.finish(repository.settings().max_entries / 2);
+    if map.len() > resolver.max_entries {
+        return Err(too_many(map.len(), true, resolver.max_entries, map.iter().map(|(_, entry)| entry)));
+    }
     Ok(EndpointPolicy {
         revision: repository.revision(),
         map,
@@ -137,6 +150,33 @@ pub(crate) fn enforcement(
 pub(crate) fn localhost_allowed(repository: &Repository, subject: &Subject, egress: bool) -> bool {
     !egress && !subject.is_host && repository.settings().allow_localhost != AllowLocalhost::Policy
 }
+
+/// Names the policies that most of the entries come from.
+fn too_many<'a>(
+    need: usize,
+    is_exact: bool,
+    max: usize,
+    entries: impl Iterator<Item = &'a Entry>,
+) -> ResolveError {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for name in entries.flat_map(|entry| entry.origins.object_names()) {
+        *counts.entry(name).or_default() += 1;
+    }
+    let mut policies: Vec<(String, usize)> = counts.into_iter().collect();
+    policies.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    policies.truncate(NAMED);
+    ResolveError::TooManyEntries { need, is_exact, max, policies }
+}
+
+fn most_from(policies: &[(String, usize)]) -> String {
+    let named: Vec<String> = policies.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+    if named.is_empty() { String::new() } else { format!(", most are from {}", named.join(", ")) }
+}
+
+/// Entries are counted up to this multiple of what fits.
+const COUNTED: usize = 4;
+/// Policies that are named when entries do not fit.
+const NAMED: usize = 3;
 
 struct Resolver<'a> {
     subject: &'a Subject,
@@ -298,8 +338,10 @@ impl Resolver<'_> {
                 origins: OriginSet::of(Arc::clone(&entry.origin)),
             },
         );
-        if self.builder.len() > self.max_entries {
-            return Err(ResolveError::TooManyEntries { max: self.max_entries });
+        // Some of them may turn out to be redundant.
+        let (need, max) = (self.builder.len(), self.max_entries);
+        if need > max.saturating_mul(COUNTED) {
+            return Err(too_many(need, false, max, self.builder.entries()));
         }
         Ok(())
     }

@@ -226,7 +226,12 @@ impl Node {
         let entry = record(&endpoint.file, ifindex);
         self.kernel.add_endpoint(endpoint.file.slot, &entry)?;
         endpoint.recorded = entry.identity;
-        self.kernel.attach_endpoint(ifindex)?;
+        if self.takes_over && endpoint.state == State::Restoring {
+            endpoint.old_programs = true;
+        } else {
+            self.kernel.attach_endpoint(ifindex)?;
+            endpoint.old_programs = false;
+        }
         endpoint.ifindex = ifindex;
         if matches!(endpoint.state, State::Creating | State::Invalid) {
             endpoint.become_state(State::WaitingForIdentity);

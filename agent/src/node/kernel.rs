@@ -3,11 +3,21 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use anyhow::Context;
 use ipnet::IpNet;
 use specola_datapath::abi::endpoint::EndpointRecord;
 use specola_datapath::abi::ipcache::IpInfo;
 use specola_datapath::abi::policy::{PolicyKey, PolicyValue};
 use specola_datapath::{AttachMode, Datapath, LaneBook, PacketCounts, PolicyUpdate};
+
+/// Interfaces of the node itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeDevices {
+    /// The device between pods and the host's stack.
+    pub(crate) host: u32,
+    /// Devices to the network.
+    pub(crate) network: Vec<u32>,
+}
 
 /// The kernel side of the node. Calls block; errors say cause and remedy.
 pub(crate) trait Kernel: fmt::Debug + Send {
@@ -39,6 +49,12 @@ pub(crate) trait Kernel: fmt::Debug + Send {
     fn lane_books(&self) -> anyhow::Result<Vec<LaneBook>>;
     /// Removes what another version of this program left and nothing uses any more. Gives names.
     fn remove_old_maps(&mut self) -> anyhow::Result<Vec<String>>;
+    /// Whether interfaces may run programs of an earlier build, over maps of their own.
+    fn has_old_maps(&self) -> anyhow::Result<bool>;
+    /// Copies what the maps of earlier builds know of connections and this build's maps do not.
+    fn migrate_connections(&mut self) -> anyhow::Result<()>;
+    /// Hooks the programs to the interfaces of the node.
+    fn attach_node(&mut self, devices: &NodeDevices) -> anyhow::Result<()>;
     /// How programs are hooked: `tcx` or `clsact`.
     fn attach_mode(&self) -> &'static str;
 }
@@ -103,6 +119,29 @@ impl Kernel for Datapath {
 
     fn remove_old_maps(&mut self) -> anyhow::Result<Vec<String>> {
         Ok(Self::remove_old_maps(self)?)
+    }
+
+    fn has_old_maps(&self) -> anyhow::Result<bool> {
+        Ok(Self::has_old_maps(self)?)
+    }
+
+    fn migrate_connections(&mut self) -> anyhow::Result<()> {
+        for map in Self::migrate_connections(self)? {
+            if map.lost > 0 {
+                tracing::warn!(map.pin, map.lost, "connections of an unknown layout are not taken over");
+            } else {
+                tracing::info!(map.pin, map.copied, "connections taken over");
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_node(&mut self, devices: &NodeDevices) -> anyhow::Result<()> {
+        self.attach_host(devices.host).context("attaching to the host device")?;
+        for ifindex in &devices.network {
+            self.attach_netdev(*ifindex).context("attaching to a node device")?;
+        }
+        Ok(())
     }
 
     fn attach_mode(&self) -> &'static str {

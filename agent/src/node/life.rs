@@ -19,12 +19,16 @@ pub(super) struct Endpoint {
     pub(super) labels: LabelSet,
     /// Host side of its link; 0 = not made yet.
     pub(super) ifindex: u32,
+    /// Its link still runs the programs of an earlier build.
+    pub(super) old_programs: bool,
     /// Identity that the kernel's record has.
     pub(super) recorded: u32,
     /// The policy that the kernel enforces; none before the first, and after a restart.
     pub(super) realized: Option<EndpointPolicy>,
     /// Repository revision and generation of identities that `realized` was made from.
     pub(super) made_from: Option<(u64, u64)>,
+    /// The same for the last policy that did not fit.
+    pub(super) overflowed: Option<(u64, u64)>,
     /// What was written to the store, and the version of the contents that were known then.
     pub(super) published: Option<(CiliumEndpoint, u64)>,
 }
@@ -37,9 +41,11 @@ impl Endpoint {
             conditions: VecDeque::new(),
             labels: LabelSet::empty(),
             ifindex: 0,
+            old_programs: false,
             recorded: 0,
             realized: None,
             made_from: None,
+            overflowed: None,
             published: None,
         }
     }

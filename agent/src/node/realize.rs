@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use specola_datapath::PolicyUpdate;
-use specola_policy::{EndpointPolicy, NamedPorts, Subject, resolve};
+use specola_policy::{EndpointPolicy, NamedPorts, Origin, ResolveError, Subject, resolve};
 
 use super::endpoints::record;
 use super::identities::add_ports;
 use super::{Node, entries};
+use crate::config::PolicyOverflow;
 use crate::endpoint::State;
 
 impl Node {
@@ -26,7 +27,8 @@ impl Node {
                 }
             }
         }
-        complete & self.apply(updates)
+        let complete = complete & self.apply(updates);
+        complete && self.endpoints.values().all(|endpoint| endpoint.overflowed.is_none())
     }
 
     /// The policy of an endpoint with the change that realizes it; none when there is nothing to do.
@@ -37,6 +39,13 @@ impl Node {
         }
         let made_from = (self.repository.revision(), self.generation);
         if endpoint.made_from == Some(made_from) && endpoint.state == State::Ready {
+            return Ok(None);
+        }
+        let is_kept = self.settings.overflow == PolicyOverflow::Keep;
+        let closed = closed(made_from.0);
+        if endpoint.overflowed == Some(made_from) && (is_kept || endpoint.realized.as_ref() == Some(&closed))
+        {
+            // Neither the policies nor the identities are others: they do not fit this time either.
             return Ok(None);
         }
         if endpoint.labels.is_empty() {
@@ -55,10 +64,29 @@ impl Node {
         if matches!(endpoint.state, State::WaitingForIdentity | State::Restoring) {
             endpoint.become_state(State::NotReady);
         }
-        let policy = resolve(&self.repository, &subject, &self.identities)?;
+        let policy = match resolve(&self.repository, &subject, &self.identities) {
+            Ok(policy) => {
+                endpoint.overflowed = None;
+                policy
+            }
+            Err(error @ ResolveError::TooManyEntries { .. }) => {
+                endpoint.overflowed = Some(made_from);
+                endpoint.made_from = None;
+                endpoint.conditions.clear();
+                endpoint.condition(format!("policy revision {} is not realized: {error}", made_from.0));
+                endpoint.become_state(State::NotReady);
+                self.metrics.policy_overflowed();
+                if is_kept {
+                    return Ok(None);
+                }
+                closed
+            }
+            Err(error) => return Err(error.into()),
+        };
         endpoint.made_from = None;
-        if endpoint.realized.as_ref() == Some(&policy) && endpoint.state == State::Ready {
-            endpoint.made_from = Some(made_from);
+        let is_whole = endpoint.overflowed.is_none();
+        if endpoint.realized.as_ref() == Some(&policy) && (endpoint.state == State::Ready || !is_whole) {
+            endpoint.made_from = is_whole.then_some(made_from);
             return Ok(None);
         }
         let (slot, kernel) = (endpoint.file.slot, &self.kernel);
@@ -135,6 +163,11 @@ impl Node {
         let first = endpoint.realized.is_none();
         let (revision, entries) = (policy.revision, policy.map.len());
         endpoint.realized = Some(policy);
+        if endpoint.overflowed.is_some() {
+            // Closed because its policies do not fit; the condition says so.
+            endpoint.become_state(State::NotReady);
+            return;
+        }
         endpoint.made_from = Some((revision, self.generation));
         endpoint.conditions.clear();
         endpoint.become_state(State::Ready);
@@ -152,5 +185,18 @@ impl Node {
         if endpoint.state == State::Regenerating {
             endpoint.become_state(State::NotReady);
         }
+    }
+}
+
+/// What an endpoint enforces that is to pass nothing.
+fn closed(revision: u64) -> EndpointPolicy {
+    let nothing = |egress| std::iter::once(Origin::deny_any(egress)).collect();
+    EndpointPolicy {
+        revision,
+        ingress_enforced: true,
+        egress_enforced: true,
+        ingress_selected_by: nothing(false),
+        egress_selected_by: nothing(true),
+        ..EndpointPolicy::default()
     }
 }

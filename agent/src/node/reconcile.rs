@@ -50,6 +50,10 @@ impl Node {
             self.take_policies();
         }
         let realized = self.realize() && addresses_known;
+        if addresses_known {
+            let result = self.take_over();
+            self.note_as("takeover", result);
+        }
         if realized {
             let result = self.forget_stale(&wanted);
             self.note_as("ipcache", result);

@@ -7,10 +7,14 @@ use specola_directory::{DirectoryReader, directory, mapped};
 use specola_flow::NodeInfo;
 
 use super::*;
+use crate::config::PolicyOverflow;
 use crate::desired::DesiredDirectory;
 use crate::endpoint::{EndpointKey, State};
 use crate::net::PodLink;
 use crate::store::DirectoryStore;
+
+mod overflow;
+mod takeover;
 
 /// What the kernel holds, shared with the test.
 #[derive(Debug, Default)]
@@ -23,6 +27,8 @@ struct KernelState {
     log: Vec<String>,
     /// Policy updates fail.
     full: bool,
+    /// Programs of an earlier build run.
+    old_maps: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -36,7 +42,9 @@ impl FakeKernel {
 
 impl Kernel for FakeKernel {
     fn attach_endpoint(&mut self, ifindex: u32) -> anyhow::Result<()> {
-        self.state().attached.push(ifindex);
+        let mut state = self.state();
+        state.attached.push(ifindex);
+        state.log.push(format!("programs at {ifindex}"));
         Ok(())
     }
 
@@ -116,8 +124,25 @@ impl Kernel for FakeKernel {
         Ok(Vec::new())
     }
 
+    fn has_old_maps(&self) -> anyhow::Result<bool> {
+        Ok(self.state().old_maps)
+    }
+
+    fn migrate_connections(&mut self) -> anyhow::Result<()> {
+        self.state().log.push("connections".to_owned());
+        Ok(())
+    }
+
+    fn attach_node(&mut self, devices: &NodeDevices) -> anyhow::Result<()> {
+        self.attach_endpoint(devices.host)?;
+        devices.network.iter().try_for_each(|ifindex| self.attach_endpoint(*ifindex))
+    }
+
     fn remove_old_maps(&mut self) -> anyhow::Result<Vec<String>> {
-        Ok(Vec::new())
+        let mut state = self.state();
+        state.old_maps = false;
+        state.log.push("old maps gone".to_owned());
+        Ok(vec!["SP_NODE@0".to_owned()])
     }
 
     fn attach_mode(&self) -> &'static str {
@@ -140,10 +165,10 @@ impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         std::fs::create_dir(dir.path().join("desired")).expect("makes the directory");
-        Self::start(dir, FakeKernel::default())
+        Self::start(dir, FakeKernel::default(), PolicyOverflow::Keep)
     }
 
-    fn start(dir: tempfile::TempDir, kernel: FakeKernel) -> Self {
+    fn start(dir: tempfile::TempDir, kernel: FakeKernel, overflow: PolicyOverflow) -> Self {
         let path = |name: &str| dir.path().join(name);
         let store = Arc::new(DirectoryStore::open(&path("store")).expect("opens"));
         let mut files = DesiredDirectory::open(&path("desired"), &path("desired.json")).expect("opens");
@@ -154,10 +179,12 @@ impl Fixture {
         let settings = NodeSettings {
             node_name: "n1".to_owned(),
             cluster_name: "default".to_owned(),
-            policy: Settings::default(),
+            policy: Settings { max_entries: 64, ..Settings::default() },
+            overflow,
             internal_ips: vec![ip("172.30.0.2")],
             local_ips: vec![ip("172.30.0.2"), ip("10.0.1.1")],
             mtu: 1500,
+            devices: NodeDevices { host: 3, network: vec![4] },
             endpoints_dir: path("endpoints"),
         };
         std::fs::create_dir_all(path("endpoints")).expect("makes the directory");
@@ -180,8 +207,9 @@ impl Fixture {
     /// The agent dies and comes back; the kernel and the files are as they were.
     fn restart(self, devices: &[(u32, String)]) -> Self {
         let Self { dir, kernel, node, .. } = self;
+        let overflow = node.settings.overflow;
         drop(node);
-        let mut fixture = Self::start(dir, kernel);
+        let mut fixture = Self::start(dir, kernel, overflow);
         assert!(fixture.node.restore(devices).expect("restores").is_empty(), "no half-made link");
         fixture
     }
@@ -465,7 +493,7 @@ fn a_link_that_was_half_made_at_the_end_is_given_back() {
     let device = plan.request.host_ifname;
     let Fixture { dir, kernel, node, .. } = fixture;
     drop(node);
-    let mut fixture = Fixture::start(dir, kernel);
+    let mut fixture = Fixture::start(dir, kernel, PolicyOverflow::Keep);
     assert_eq!(fixture.node.restore(&[(11, device.clone())]).expect("restores"), [device]);
     assert_eq!(fixture.used_addresses(), 0);
 }

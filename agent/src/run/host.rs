@@ -11,7 +11,7 @@ use crate::config::AgentConfig;
 use crate::desired::Node as NodeObject;
 use crate::ipam::Ipam;
 use crate::net::{HostDevice, Net};
-use crate::node::NodeSettings;
+use crate::node::{Kernel, NodeDevices, NodeSettings};
 
 /// Makes the host device and finds out what the node is.
 pub(super) async fn build_network(
@@ -40,9 +40,11 @@ pub(super) async fn build_network(
         node_name: config.node_name.clone(),
         cluster_name: config.cluster_name.clone(),
         policy,
+        overflow: config.policy_overflow,
         internal_ips,
         local_ips,
         mtu: config.mtu,
+        devices: NodeDevices::default(),
         endpoints_dir: super::endpoints_dir(config),
     };
     Ok((settings, host))
@@ -57,20 +59,22 @@ fn families(cidrs: &[IpNet]) -> IpFamilies {
     }
 }
 
-/// Loads the programs and hooks those that belong to the node.
+/// Loads the programs and hooks those that belong to the node, unless an earlier build's are to run on until policies
+/// are realized.
 pub(super) async fn build_datapath(
     config: &AgentConfig,
     net: &Net,
-    settings: &NodeSettings,
+    settings: &mut NodeSettings,
     host: HostDevice,
 ) -> anyhow::Result<Datapath> {
     if config.devices.is_empty() {
         tracing::warn!("no --device: packets from the network for pods are judged on the host device only");
     }
-    let mut devices = Vec::new();
+    let mut devices = NodeDevices { host: host.ifindex, network: Vec::new() };
     for name in &config.devices {
-        devices.push(net.ifindex(name).await?);
+        devices.network.push(net.ifindex(name).await?);
     }
+    settings.devices = devices.clone();
     let mut wanted = DatapathConfig::new(&config.pin_dir);
     wanted.attach = config.attach.into();
     wanted.trace_interval_ms = config.trace_interval_ms;
@@ -80,11 +84,10 @@ pub(super) async fn build_datapath(
     let load = move || -> anyhow::Result<Datapath> {
         let mut datapath = Datapath::load(&wanted).context("loading the datapath")?;
         for map in datapath.recreated() {
-            tracing::warn!(?map, "a pinned map had another layout and starts empty");
+            tracing::warn!(?map, "a pinned map had another layout and is made anew");
         }
-        datapath.attach_host(host.ifindex).context("attaching to the host device")?;
-        for ifindex in devices {
-            datapath.attach_netdev(ifindex).context("attaching to a node device")?;
+        if !datapath.has_old_maps()? {
+            Kernel::attach_node(&mut datapath, &devices)?;
         }
         Ok(datapath)
     };

@@ -3,6 +3,11 @@
 //! The kernel programs of the earlier process run on, over their own tables, until their links get the new programs.
 //! So connections are copied before that, and once more after it, for those that began in between.
 
+#![cfg_attr(
+    not(feature = "test-util"),
+    expect(unreachable_pub, reason = "tests describe other builds with these types")
+)]
+
 use std::mem::offset_of;
 use std::path::PathBuf;
 

@@ -38,6 +38,11 @@ impl MapBuilder {
         self.raw.len()
     }
 
+    /// What the rules said so far.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.raw.values().flat_map(BTreeMap::values)
+    }
+
     /// Makes the map. It has more than `named_in_full` entries only if the rules need them for their verdicts.
     pub(crate) fn finish(&self, named_in_full: usize) -> MapState {
         let mut state = MapState::default();
