@@ -162,12 +162,15 @@ fn foreign(device: &str, ifindex: u32, hooks: &Hooks) -> Check {
 fn foreign_filters(ifindex: u32, hooks: &Hooks) -> Vec<String> {
     let on_device = hooks.filters.iter().filter(|filter| filter.ifindex == ifindex);
     let others = on_device.filter(|filter| !filter.program.as_deref().is_some_and(probe::is_own_name));
-    others
+    let mut found: Vec<String> = others
         .map(|filter| {
             let program = filter.program.as_deref().unwrap_or(&filter.kind);
             format!("{program} (clsact {}, priority {})", filter.hook, filter.priority)
         })
-        .collect()
+        .collect();
+    // The kernel lists the rules of one filter apart.
+    found.dedup();
+    found
 }
 
 /// Devices of the default routes in `/proc/net/route`.
@@ -271,13 +274,14 @@ mod tests {
         let filters = vec![
             filter(3, Some("from_netdev"), "bpf"),
             filter(3, Some("cil_from_netdev"), "bpf"),
-            filter(3, None, "flower"),
+            filter(3, None, "u32"),
+            filter(3, None, "u32"),
             filter(4, Some("other"), "bpf"),
         ];
         let hooks = Hooks { devices: vec![(3, "eth0".to_owned())], filters };
         assert_eq!(
             foreign_filters(3, &hooks),
-            ["cil_from_netdev (clsact ingress, priority 1)", "flower (clsact ingress, priority 1)"]
+            ["cil_from_netdev (clsact ingress, priority 1)", "u32 (clsact ingress, priority 1)"]
         );
     }
 
