@@ -76,11 +76,12 @@ fn rules_map_and_kernel_agree() {
 #[test]
 fn open_connections_follow_a_change_of_policy() {
     let node = RefCell::new(Node::start());
-    let strategy = (world(), world(), prop::collection::vec(packets::packet(), 20));
+    let strategy = (world(), world(), 0..2_u32, prop::collection::vec(packets::packet(), 20));
     runner(200)
-        .run(&strategy, |(before, after, packets)| {
+        .run(&strategy, |(before, after, side, packets)| {
             let node = &mut *node.borrow_mut();
             let decided = decide_and_realize(node, &before);
+            node.use_trie(side, &decided.policy);
             let mut open = Vec::new();
             for packet in packets.iter().filter(|packet| packet.has_ports()) {
                 let seen = node.send(packet, &decided.cluster);

@@ -126,6 +126,14 @@ impl Node {
         self.datapath.apply_first_half(&update).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Makes this one of the two tries the active one, without another policy.
+    pub(crate) fn use_trie(&mut self, side: u32, in_force: &EndpointPolicy) {
+        let record = self.datapath.endpoint(SLOT).expect("the pod lives");
+        if EndpointRecord::active(record.word) != side {
+            self.realize(in_force);
+        }
+    }
+
     fn update(&mut self, policy: &EndpointPolicy) -> PolicyUpdate {
         let update = self.translator.update(SLOT, &self.in_force, policy).expect("cookies are left");
         self.in_force = policy.map.clone();
