@@ -16,6 +16,9 @@ use specola_testkit::netns::NetNs;
 
 use super::*;
 
+mod scale;
+mod upgrade;
+
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 pub(super) const ALICE: (u16, Ipv4Addr) = (1, Ipv4Addr::new(10, 7, 0, 2));
 pub(super) const BOB: (u16, Ipv4Addr) = (2, Ipv4Addr::new(10, 7, 0, 3));
@@ -197,22 +200,15 @@ fn verdicts_reach_the_reader_and_every_record_is_accounted_for_with_clsact() {
     verdicts_and_ledger(AttachMode::Clsact);
 }
 
-/// Two policies that both let UDP 9000 in, by other entries, among many that change as well.
-#[test]
-fn no_packet_sees_a_half_written_policy() {
-    let mut node = Node::new(AttachMode::Auto);
-    let filler = |cookie| (0..2000).map(move |port| udp(allow(77, 20000 + port, cookie)));
-    let alice_identity = 1000 + u32::from(ALICE.0);
-    let (by_identity, by_port) = (udp(allow(alice_identity, 9000, 1)), udp(allow(0, 9000, 2)));
-    node.let_into_bob(&filler(1).chain([by_identity]).collect::<Vec<_>>());
-
-    let (from_alice, at_bob) = (Node::socket(&node.alice, 40000), Node::socket(&node.bob, 9000));
+/// Sends from one socket to bob's port 9000 while `work` runs. Gives how many datagrams were sent and received, and what
+/// the work gave.
+fn under_traffic<T>(from: &UdpSocket, at_bob: &UdpSocket, work: impl FnOnce() -> T) -> (u64, u64, T) {
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (sent, swaps) = std::thread::scope(|scope| {
+    let (sent, result) = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
             let mut sent = 0_u64;
             while !stop.load(Ordering::Acquire) {
-                from_alice.send_to(&sent.to_ne_bytes(), SocketAddrV4::new(BOB.1, 9000)).unwrap();
+                from.send_to(&sent.to_ne_bytes(), SocketAddrV4::new(BOB.1, 9000)).unwrap();
                 sent += 1;
                 // Not faster than bob reads: a full socket would look like a drop.
                 while sent - received.load(Ordering::Acquire) > 64 && !stop.load(Ordering::Acquire) {
@@ -232,6 +228,24 @@ fn no_packet_sees_a_half_written_policy() {
                 };
             }
         });
+        let result = work();
+        stop.store(true, Ordering::Release);
+        (sender.join().unwrap(), result)
+    });
+    (sent, received.into_inner(), result)
+}
+
+/// Two policies that both let UDP 9000 in, by other entries, among many that change as well.
+#[test]
+fn no_packet_sees_a_half_written_policy() {
+    let mut node = Node::new(AttachMode::Auto);
+    let filler = |cookie| (0..2000).map(move |port| udp(allow(77, 20000 + port, cookie)));
+    let alice_identity = 1000 + u32::from(ALICE.0);
+    let (by_identity, by_port) = (udp(allow(alice_identity, 9000, 1)), udp(allow(0, 9000, 2)));
+    node.let_into_bob(&filler(1).chain([by_identity]).collect::<Vec<_>>());
+
+    let (from_alice, at_bob) = (Node::socket(&node.alice, 40000), Node::socket(&node.bob, 9000));
+    let (sent, received, swaps) = under_traffic(&from_alice, &at_bob, || {
         let mut swaps = 0;
         for round in 2..22_u32 {
             let (add, remove) =
@@ -240,11 +254,10 @@ fn no_packet_sees_a_half_written_policy() {
             node.datapath.apply_policy(BOB.0, &upserts, &[remove.0], ready(round)).unwrap();
             swaps += 1;
         }
-        stop.store(true, Ordering::Release);
-        (sender.join().unwrap(), swaps)
+        swaps
     });
     assert_eq!(node.dropped(drop::POLICY_DENIED), 0, "after {swaps} swaps and {sent} packets");
-    assert_eq!(received.into_inner(), sent, "after {swaps} swaps");
+    assert_eq!(received, sent, "after {swaps} swaps");
     assert!(sent > swaps, "traffic ran during the swaps");
 }
 

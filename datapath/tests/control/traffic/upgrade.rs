@@ -1,0 +1,104 @@
+//! Another build over what this one pinned, and back, under a connection that lives on.
+
+use std::io::{Read as _, Write as _};
+
+use specola_datapath::{Build, CtFormat, OBJECT, Step, V1};
+
+use super::*;
+
+const V2: CtFormat = CtFormat { version: 2, ..V1 };
+const NEXT: Build = Build { version: 2, steps: &[Step { from: V1, to: V2, convert: <[u8]>::to_vec }] };
+const BACK: Build = Build { version: 1, steps: &[Step { from: V2, to: V1, convert: <[u8]>::to_vec }] };
+
+#[test]
+fn a_connection_lives_through_an_upgrade_and_back() {
+    let mut node = Node::new(AttachMode::Auto);
+    let entry = allow(1000 + u32::from(ALICE.0), 80, 8);
+    node.let_into_bob(&[entry]);
+    let config = node.pins.config();
+    let records: Vec<(u16, EndpointRecord)> = node.datapath.endpoints();
+    let Node { alice, bob, datapath, _ns: ns, pins: _pins } = node;
+    drop(datapath);
+
+    let listener = bob.enter(|| TcpListener::bind(SocketAddrV4::new(BOB.1, 80))).unwrap();
+    let connect = || {
+        let near =
+            alice.enter(|| TcpStream::connect_timeout(&listener.local_addr().unwrap(), LIMIT)).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            stream.set_nodelay(true).unwrap();
+        }
+        (near, far)
+    };
+    let (mut near, mut far) = connect();
+    let port = near.local_addr().unwrap().port();
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let (stop, rounds) = (&stop, &rounds);
+        let talk = scope.spawn(move || {
+            let mut byte = [0];
+            while !stop.load(Ordering::Acquire) {
+                near.write_all(&[1]).unwrap();
+                far.read_exact(&mut byte).unwrap();
+                far.write_all(&[2]).unwrap();
+                near.read_exact(&mut byte).unwrap();
+                rounds.fetch_add(1, Ordering::AcqRel);
+            }
+        });
+        for build in [NEXT, BACK] {
+            let mut datapath = Datapath::load_build(&config, OBJECT, &build).unwrap();
+            assert!(datapath.has_old_maps().unwrap());
+            assert_eq!(datapath.endpoints(), [], "its maps begin empty");
+            for (slot, record) in &records {
+                datapath.add_endpoint(*slot, record).unwrap();
+                let info = IpInfo { identity: record.identity, slot: *slot, ..IpInfo::default() };
+                datapath.upsert_ip(IpNet::from(std::net::IpAddr::from(record.ipv4)), info).unwrap();
+            }
+            let out = allow_all(EGRESS);
+            datapath.apply_policy(ALICE.0, &[out, allow_all(INGRESS)], &[], ready(1)).unwrap();
+            datapath.apply_policy(BOB.0, &[out, entry], &[], ready(1)).unwrap();
+            let migrated = datapath.migrate_connections().unwrap();
+            assert!(migrated.iter().any(|map| map.copied > 0), "{migrated:?}");
+            for (_, record) in &records {
+                ns.enter(|| datapath.attach_endpoint(record.ifindex)).unwrap();
+            }
+            datapath.remove_old_maps().unwrap();
+
+            let before = rounds.load(Ordering::Acquire);
+            eventually("traffic over the old connection", LIMIT, || {
+                let now = rounds.load(Ordering::Acquire);
+                if now > before + 100 { Ok(()) } else { Err(now) }
+            });
+            let dropped = |reason: u8| {
+                let counts = datapath.packet_counts().unwrap();
+                counts.iter().filter(|count| count.reason == reason).map(|count| count.packets).sum::<u64>()
+            };
+            assert_eq!((dropped(drop::POLICY_DENIED), dropped(drop::EP_NOT_READY)), (0, 0));
+            drop(connect());
+            Node::socket(&alice, 0).send_to(b"no", SocketAddrV4::new(BOB.1, 9001)).unwrap();
+            assert_eq!(dropped(drop::POLICY_DENIED), 1, "what was forbidden still is");
+        }
+        stop.store(true, Ordering::Release);
+        talk.join().unwrap();
+    });
+
+    let mut datapath = Datapath::load_maps(&config).unwrap();
+    let mut found = None;
+    let tables = datapath.take_conntrack().unwrap();
+    let mut look = |connection: Connection| {
+        if connection.ends() == [(ALICE.1.into(), port), (BOB.1.into(), 80)] {
+            found = Some(connection.value);
+        }
+    };
+    tables.for_each(&mut look).unwrap();
+    let value = found.expect("the connection is known");
+    // Packets in the moment between the copy and the change of programs are counted in the table that goes.
+    let rounds = rounds.into_inner();
+    assert!(
+        value.packets.iter().all(|packets| *packets > rounds / 2),
+        "{:?}, {rounds} rounds",
+        value.packets
+    );
+    assert_eq!(value.flags & abi::conntrack::flags::MID_STREAM, 0, "known from its first packet");
+}
