@@ -102,6 +102,8 @@ impl Agent {
             peer_routes: routes_out,
         };
         let node = build_node(&mut life, settings, parts, (desired, contents), &net).await?;
+        // What waits in the lanes gets its names from the directory, which the node's first pass fills.
+        node.call(|_| ()).await.context("the node thread's first pass")?;
         let reader = ReaderThread::start(events, pipeline)?;
         let sweeper = Sweeper {
             connections,
