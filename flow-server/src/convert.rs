@@ -44,7 +44,7 @@ pub(crate) fn convert(
     let destination = directory.find(event.dst_addr, event.dst_identity);
     let base = common(event, clock_offset_ns, source, destination);
     match event.kind {
-        kind::TRACE => Ok(Flows { first: trace(event, base, source.endpoint), drop: None }),
+        kind::TRACE => Ok(Flows { first: trace(event, base, source, destination), drop: None }),
         kind::POLICY_VERDICT => policy_verdict(event, base),
         kind::DROP => {
             let reason = drop_reason(event.verdict)?;
@@ -110,19 +110,27 @@ fn common_flags(set: u8) -> u16 {
     PAIRS.iter().filter(|(bit, _)| set & bit != 0).fold(0, |all, (_, flag)| all | flag)
 }
 
-fn trace(event: &Event, base: Flow, source_endpoint: u16) -> Flow {
+fn trace(event: &Event, base: Flow, source: Found, destination: Found) -> Flow {
     let reason = match event.ct_state {
         ct_state::UNKNOWN => TraceReason::UNKNOWN,
         state @ 0..ct_state::UNKNOWN => TraceReason(state + 1),
         other => TraceReason(other),
     };
     let reply = (event.ct_state < ct_state::UNKNOWN).then_some(event.ct_state == ct_state::REPLY);
+    // The sweep of user space knows a connection's addresses only.
+    let endpoint =
+        match (event.endpoint_id, event.direction) {
+            (0, direction) if event.flags & event_flags::BY_AGENT != 0 => {
+                if direction == Direction::INGRESS.0 { destination.endpoint } else { source.endpoint }
+            }
+            (id, _) => id,
+        };
     let mut flow = Flow {
         verdict: Verdict::FORWARDED.0,
         event_type: EventType::TRACE.0,
         sub_type: event.obs_point,
         trace_reason: reason.0,
-        direction: connection_direction(event.endpoint_id, source_endpoint, reply).0,
+        direction: connection_direction(endpoint, source.endpoint, reply).0,
         proxy_port: if event.obs_point == point::TO_PROXY { event.proxy_port } else { 0 },
         ..base
     };

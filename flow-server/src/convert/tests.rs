@@ -83,6 +83,27 @@ fn traces_state_point_reason_reply_and_direction() {
 }
 
 #[test]
+fn a_close_found_by_the_agent_has_the_direction_of_its_side() {
+    for (way, addresses, expected) in [
+        (direction::INGRESS, (WEB, DB), Direction::INGRESS),
+        (direction::EGRESS, (WEB, FAR), Direction::EGRESS),
+        (direction::INGRESS, (FAR, DB), Direction::INGRESS),
+        (direction::INGRESS, (WEB, FAR), Direction::UNKNOWN),
+    ] {
+        let event = Event {
+            endpoint_id: 0,
+            flags: event_flags::BY_AGENT | event_flags::CLOSE,
+            direction: way,
+            src_addr: addresses.0,
+            dst_addr: addresses.1,
+            ct_state: ct_state::ESTABLISHED,
+            ..event(kind::TRACE)
+        };
+        assert_eq!(flows(&event).first.direction(), expected, "{way} {addresses:?}");
+    }
+}
+
+#[test]
 fn every_field_of_a_trace_arrives() {
     let event = Event {
         flags: event_flags::COUNTERS | event_flags::CLOSE | event_flags::MID_STREAM,
