@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, UdpSocket};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use fixtures::{CLUSTER, yaml};
@@ -224,7 +224,7 @@ impl Observer {
         let arguments = ["observe", "--sandbox", sandbox.name(), "-f", "-o", "json", "--type", "drop"];
         let mut process = sandbox.specola(&arguments).stdout(Stdio::piped()).spawn().expect("specola starts");
         let lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-        let (sender, ports) = channel();
+        let (sender, ports) = sync_channel(4096);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 for flow in Flow::parse_lines(&line) {
