@@ -1,10 +1,15 @@
 //! Another build over what this one pinned, and back, under a connection that lives on.
 
 use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::Command;
 
 use specola_datapath::{Build, CtFormat, OBJECT, Step, V1};
 
 use super::*;
+
+#[path = "../../../build/nested.rs"]
+mod nested;
 
 const V2: CtFormat = CtFormat { version: 2, ..V1 };
 const NEXT: Build = Build { version: 2, steps: &[Step { from: V1, to: V2, convert: <[u8]>::to_vec }] };
@@ -24,10 +29,37 @@ fn a_connection_lives_through_an_upgrade_and_back() {
 }
 
 #[test]
-#[ignore = "SPECOLA_WIDE_OBJECT must name an object whose CtValue has eight bytes more at its end"]
 fn a_connection_lives_through_longer_entries_and_back() {
-    let path = std::env::var("SPECOLA_WIDE_OBJECT").unwrap();
-    lives_through(&[(TO_WIDE, std::fs::read(path).unwrap()), (FROM_WIDE, OBJECT.to_vec())]);
+    lives_through(&[(TO_WIDE, wide_object()), (FROM_WIDE, OBJECT.to_vec())]);
+}
+
+/// The programs, built from a copy of their source in which connections have eight bytes more.
+fn wide_object() -> Vec<u8> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wide");
+    for part in ["common", "ebpf"] {
+        run(Command::new("mkdir").arg("-p").arg(copy.join(part)));
+        run(Command::new("cp").args(["-rT"]).args([source.join(part), copy.join(part)]));
+    }
+    let change = |file: &str, from: &str, to: &str| {
+        let path = copy.join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "{from} in {file}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    };
+    let abi = "common/src/conntrack.rs";
+    change(abi, "pub sides: [CtSide; 2],", "pub sides: [CtSide; 2],\n    pub more: u64,");
+    change(abi, "size_of::<CtValue>() == 128", "size_of::<CtValue>() == 136");
+    change("ebpf/src/conntrack.rs", "fresh.pad = 0;", "fresh.pad = 0;\n    fresh.more = 7;");
+    let endian = if cfg!(target_endian = "big") { "big" } else { "little" };
+    let built =
+        nested::build_object(&copy.join("ebpf"), &copy.join("target"), std::env::consts::ARCH, endian);
+    std::fs::read(built.unwrap()).unwrap()
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
 }
 
 fn lives_through(builds: &[(Build, Vec<u8>)]) {
