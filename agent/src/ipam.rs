@@ -80,13 +80,20 @@ impl Ipam {
     }
 
     /// Gives `owner` an address of each family; the same ones when it has some already.
+    ///
+    /// # Errors
+    /// A family has none left, or the state cannot be written. What `owner` had before it keeps.
     pub(crate) fn allocate(&mut self, owner: &str) -> Result<Addresses, IpamError> {
+        let had: Vec<bool> = self.pools.iter().map(|pool| pool.has(owner)).collect();
         let mut addresses = Addresses::default();
         for index in 0..self.pools.len() {
             match self.pools[index].allocate(owner) {
                 Ok(address) => addresses = addresses.with(address),
                 Err(error) => {
-                    self.release(owner)?;
+                    // Nothing was written yet, so there is nothing to take back on disk.
+                    for (pool, _) in self.pools.iter_mut().zip(had).filter(|(_, had)| !had) {
+                        pool.release(owner);
+                    }
                     return Err(error);
                 }
             }
@@ -98,7 +105,7 @@ impl Ipam {
     /// Frees what `owner` has.
     pub(crate) fn release(&mut self, owner: &str) -> Result<(), IpamError> {
         for pool in &mut self.pools {
-            pool.used.retain(|_, name| name != owner);
+            pool.release(owner);
         }
         Ok(self.save()?)
     }
@@ -164,6 +171,14 @@ impl Pool {
         self.next = offset + 1;
         self.used.insert(offset, owner.to_owned());
         Ok(self.address(offset))
+    }
+
+    fn has(&self, owner: &str) -> bool {
+        self.used.values().any(|name| name == owner)
+    }
+
+    fn release(&mut self, owner: &str) {
+        self.used.retain(|_, name| name != owner);
     }
 
     fn address(&self, offset: u64) -> IpAddr {
@@ -262,6 +277,21 @@ mod tests {
         ipam.allocate("b").expect("allocates");
         assert!(ipam.allocate("c").is_err(), "IPv6 has two addresses");
         assert_eq!(used(&ipam), 4);
+    }
+
+    #[test]
+    fn a_failed_family_leaves_what_the_owner_had() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let a = open(&dir, &["10.0.0.0/24"]).allocate("a").expect("allocates");
+        let both = ["10.0.0.0/24", "fd00::/126"];
+        let mut ipam = open(&dir, &both);
+        ipam.allocate("b").expect("allocates");
+        ipam.allocate("c").expect("allocates");
+        assert!(ipam.allocate("a").is_err(), "IPv6 has two addresses");
+        assert_eq!(used(&ipam), 5);
+        ipam.release("b").expect("releases");
+        let mut again = open(&dir, &both);
+        assert_eq!(again.allocate("a").expect("IPv6 has room").ipv4, a.ipv4, "the same one after a restart");
     }
 
     #[test]
