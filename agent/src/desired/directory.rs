@@ -1,8 +1,12 @@
 //! The directory as a whole.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use super::file::{FileState, Located, Object, SavedDocument};
 use super::{Desired, Refused};
@@ -108,15 +112,15 @@ fn insert(desired: &mut Desired, located: &Located) {
     }
 }
 
-/// Names of the YAML files, sorted; hidden ones and directories are left out.
+/// Names of the YAML files, sorted; hidden ones and links to nothing are left out.
 fn yaml_files(root: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(root)? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let known = [".yaml", ".yml", ".json"].iter().any(|suffix| name.ends_with(suffix));
-        // A pipe would be read for ever.
-        if known && !name.starts_with('.') && path.is_file() {
+        let is_gone = || std::fs::metadata(&path).is_err_and(|error| is_missing(&error));
+        if known && !name.starts_with('.') && !is_gone() {
             names.push(name.to_owned());
         }
     }
@@ -124,21 +128,61 @@ fn yaml_files(root: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The text of a file; nothing when it vanished since the listing.
+/// The text of a file; nothing when it vanished since the listing. Never waits for a writer.
 fn read_text(path: &Path) -> Result<Option<String>, String> {
-    let length = match std::fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot read the file: {error}")),
-    };
-    if length > MAX_FILE_BYTES {
-        return Err(format!("the file has {length} bytes, more than {MAX_FILE_BYTES}; split it"));
+    match open_regular(path) {
+        Ok(Ok(file)) => text_of(&file).map(Some),
+        Ok(Err(kind)) => Err(format!("it is a {kind}, not a regular file; rename or remove it")),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(unreadable(&error)),
     }
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot read the file: {error}")),
+}
+
+/// The open file, or what it is instead.
+fn open_regular(path: &Path) -> io::Result<Result<File, &'static str>> {
+    // Opening a device may do something already, so the name is looked at first.
+    let named = std::fs::metadata(path)?.file_type();
+    if !named.is_file() {
+        return Ok(Err(kind_of(named)));
     }
+    // The name may stand for a pipe by now, and opening that one would wait for its writer.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    let opened = file.metadata()?.file_type();
+    Ok(if opened.is_file() { Ok(file) } else { Err(kind_of(opened)) })
+}
+
+fn kind_of(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "directory",
+        kind if kind.is_fifo() => "named pipe",
+        kind if kind.is_socket() => "socket",
+        _ => "device",
+    }
+}
+
+fn text_of(file: &File) -> Result<String, String> {
+    let too_long = || format!("the file has more than {MAX_FILE_BYTES} bytes; split it");
+    if file.metadata().map_err(|error| unreadable(&error))?.len() > MAX_FILE_BYTES {
+        return Err(too_long());
+    }
+    // It may grow while it is read.
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    if read as u64 > MAX_FILE_BYTES {
+        return Err(too_long());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        format!("the file is not UTF-8 text (byte {at}); save it as UTF-8, or remove it")
+    })
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("cannot read the file: {error}")
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 const MAX_FILE_BYTES: u64 = 16 << 20;

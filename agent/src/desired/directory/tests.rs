@@ -146,7 +146,67 @@ fn a_file_that_is_no_text_is_refused() {
     let mut fixture = Fixture::new();
     std::fs::write(fixture.dir.path().join("x.yaml"), [0xff, 0xfe, 0x00]).expect("writes");
     let desired = fixture.changed();
-    assert_eq!(desired.refused.len(), 1, "{:?}", desired.refused);
+    let [refused] = desired.refused.as_slice() else { panic!("{:?}", desired.refused) };
+    assert!(refused.errors[0].contains("not UTF-8 text (byte 0)"), "{refused:?}");
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_never_waited_for() {
+    let mut fixture = Fixture::new();
+    let path = |name: &str| fixture.dir.path().join(name);
+    nix::unistd::mkfifo(&path("a.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("makes a pipe");
+    std::fs::create_dir(path("b.yaml")).expect("makes a directory");
+    let socket = std::os::unix::net::UnixListener::bind(path("c.yaml")).expect("makes a socket");
+    std::os::unix::fs::symlink("/dev/zero", path("d.yaml")).expect("links");
+    std::os::unix::fs::symlink("nothing", path("e.yaml")).expect("links");
+    std::os::unix::fs::symlink("f.yaml", path("f.yaml")).expect("links");
+    std::fs::create_dir(path(".hidden.yaml")).expect("makes a directory");
+    fixture.write("z.yaml", NAMESPACE);
+    let desired = fixture.changed();
+    drop(socket);
+    let found: Vec<(&str, &str)> =
+        desired.refused.iter().map(|refused| (refused.file.as_str(), refused.errors[0].as_str())).collect();
+    let want = [
+        ("a.yaml", "a named pipe"),
+        ("b.yaml", "a directory"),
+        ("c.yaml", "a socket"),
+        ("d.yaml", "a device"),
+        ("f.yaml", "cannot read the file"),
+    ];
+    assert_eq!(found.len(), want.len(), "{found:?}");
+    for ((file, error), (wanted, part)) in found.iter().zip(want) {
+        assert!(*file == wanted && error.contains(part), "{file}: {error}");
+    }
+    assert_eq!(desired.namespace_labels("shop")["team"], "a", "the rest is read");
+}
+
+#[test]
+fn a_file_that_became_something_else_keeps_its_objects() {
+    let mut fixture = Fixture::new();
+    fixture.write("p.yaml", &policy("a", "'80'"));
+    fixture.changed();
+    let path = fixture.dir.path().join("p.yaml");
+    std::fs::remove_file(&path).expect("removes");
+    std::fs::create_dir(&path).expect("makes a directory");
+    let desired = fixture.changed();
+    assert_eq!((policies(&desired), desired.refused.len()), (vec!["a"], 1));
+    std::fs::remove_dir(&path).expect("removes");
+    let desired = fixture.changed();
+    assert!(desired.policies.is_empty() && desired.refused.is_empty());
+}
+
+#[test]
+fn the_longest_file_is_read_and_a_longer_one_refused() {
+    let mut fixture = Fixture::new();
+    let longest = usize::try_from(MAX_FILE_BYTES).expect("fits");
+    let padded = |length: usize| format!("{NAMESPACE}#{}", "x".repeat(length - NAMESPACE.len() - 1));
+    fixture.write("x.yaml", &padded(longest));
+    let desired = fixture.changed();
+    assert!(desired.refused.is_empty() && desired.namespaces.len() == 1);
+    fixture.write("x.yaml", &padded(longest + 1));
+    let desired = fixture.changed();
+    assert!(desired.refused[0].errors[0].contains("split it"), "{:?}", desired.refused);
+    assert_eq!(desired.namespaces.len(), 1, "the last version stays");
 }
 
 #[test]
