@@ -1,4 +1,4 @@
-//! Tasks that follow what is outside: the desired directory, the store, the routes that the node wants.
+//! Tasks that follow what is outside: the desired directory, the store, the node's addresses, the routes it wants.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use crate::desired::{Desired, DesiredDirectory};
 use crate::fs_watch::DirWatch;
-use crate::net::Net;
+use crate::net::{AddressWatch, Net};
+use crate::node::NodeHandle;
 use crate::store::{Contents, DirectoryStore, Store};
 use crate::warnings::Warnings;
 
@@ -68,6 +69,39 @@ impl StoreFollower {
                 }
                 // What was known stays known: enforced, though maybe stale.
                 Err(error) => self.warnings.set("store listing", Some(error.to_string())),
+            }
+            tokio::select! {
+                biased;
+                () = drain.signalled() => return Ok(()),
+                changed = self.watch.changed() => changed?,
+            }
+        }
+    }
+}
+
+/// Tells the node which addresses its devices have, after each change.
+#[derive(Debug)]
+pub(crate) struct AddressFollower {
+    pub(crate) net: Net,
+    pub(crate) watch: AddressWatch,
+    pub(crate) node: NodeHandle,
+    pub(crate) warnings: Warnings,
+}
+
+impl AddressFollower {
+    pub(crate) async fn run(self, drain: Drain) -> std::io::Result<()> {
+        loop {
+            match self.net.local_addresses().await {
+                Ok(addresses) => {
+                    self.warnings.set("node addresses", None);
+                    if self.node.call(move |node| node.take_addresses(addresses)).await.is_err() {
+                        // The node thread is gone, so a drain is coming.
+                        drain.signalled().await;
+                        return Ok(());
+                    }
+                }
+                // What was known stays known.
+                Err(error) => self.warnings.set("node addresses", Some(error.to_string())),
             }
             tokio::select! {
                 biased;

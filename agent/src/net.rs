@@ -10,6 +10,7 @@ mod netns;
 mod pod;
 mod routes;
 mod sysctl;
+mod watch;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 pub(crate) use hooks::{Filter, Hooks, devices_in, hooks_in, in_netns_blocking};
 pub(crate) use host::HostDevice;
 pub(crate) use pod::{PodLink, PodLinkRequest};
+pub(crate) use watch::AddressWatch;
 
 use rtnetlink::Handle;
 
@@ -75,7 +77,7 @@ impl Net {
         }
     }
 
-    /// Addresses that this namespace answers to, but for those of one link or host only.
+    /// Addresses that this namespace answers to on any link, but for loopback ones.
     pub(crate) async fn local_addresses(&self) -> Result<Vec<IpAddr>, NetError> {
         link::local_addresses(&self.handle).await
     }

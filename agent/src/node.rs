@@ -59,7 +59,7 @@ pub(crate) struct NodeSettings {
     pub(crate) overflow: PolicyOverflow,
     /// `InternalIP` addresses of the Node object.
     pub(crate) internal_ips: Vec<IpAddr>,
-    /// Every address that the node answers to.
+    /// Addresses of the node's devices at the start.
     pub(crate) local_ips: Vec<IpAddr>,
     pub(crate) mtu: u32,
     pub(crate) devices: NodeDevices,
@@ -187,7 +187,7 @@ impl Node {
         let mut feed = DirectoryFeed::new(parts.directory, &settings.cluster_name);
         feed.cookies(parts.cookies.iter())?;
         let addresses =
-            NodeAddresses { internal: settings.internal_ips.clone(), all: settings.local_ips.clone() };
+            NodeAddresses::new(&settings.internal_ips, parts.ipam.routers(), settings.local_ips.clone());
         Ok(Self {
             repository: Repository::new(settings.policy.clone()),
             settings,
@@ -238,6 +238,16 @@ impl Node {
                 () = tokio::time::sleep(RETRY), if retry => self.reconcile(),
                 else => return,
             }
+        }
+    }
+
+    /// Takes the addresses that the node's devices have now.
+    pub(crate) fn take_addresses(&mut self, devices: Vec<IpAddr>) {
+        let now = NodeAddresses::new(&self.settings.internal_ips, self.ipam.routers(), devices);
+        if now != self.addresses {
+            tracing::info!(addresses = ?now.all, "the node's addresses changed");
+            self.addresses = now;
+            self.reconcile();
         }
     }
 

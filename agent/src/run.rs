@@ -28,12 +28,12 @@ use self::servers::spawn_servers;
 use crate::config::AgentConfig;
 use crate::cookie::CookieTable;
 use crate::desired::{Desired, DesiredDirectory, Node as NodeObject};
-use crate::follow::{DesiredFollower, RouteFollower, StoreFollower};
+use crate::follow::{AddressFollower, DesiredFollower, RouteFollower, StoreFollower};
 use crate::fs_watch::DirWatch;
 use crate::identity::LocalIdentities;
 use crate::ipam::Ipam;
 use crate::metrics::{AgentMetrics, ScrapedCounts};
-use crate::net::Net;
+use crate::net::{AddressWatch, Net};
 use crate::node::{Node, NodeHandle, NodeInputs, NodeParts, NodeSettings};
 use crate::persist;
 use crate::store::{Contents, DirectoryStore, Store};
@@ -113,7 +113,7 @@ impl Agent {
         };
         life.spawn("connections", sweeper.run(life.drain()));
         let followers = Followers { files, store, desired_out, contents_out, routes };
-        followers.spawn(&mut life, &net, &warnings)?;
+        followers.spawn(&mut life, &net, &node, &warnings)?;
         spawn_servers(&mut life, config, &node, &net, &flows, metrics).await?;
         Ok(Self { life, reader })
     }
@@ -307,7 +307,13 @@ struct Followers {
 }
 
 impl Followers {
-    fn spawn(self, life: &mut Lifecycle, net: &Net, warnings: &Warnings) -> anyhow::Result<()> {
+    fn spawn(
+        self,
+        life: &mut Lifecycle,
+        net: &Net,
+        node: &NodeHandle,
+        warnings: &Warnings,
+    ) -> anyhow::Result<()> {
         let desired = DesiredFollower {
             directory: self.files,
             watch: DirWatch::new()?,
@@ -324,6 +330,13 @@ impl Followers {
         life.spawn("store", store.run(life.drain()));
         let routes = RouteFollower { net: net.clone(), wanted: self.routes, warnings: warnings.clone() };
         life.spawn("routes", routes.run(life.drain()));
+        let addresses = AddressFollower {
+            net: net.clone(),
+            watch: AddressWatch::open().context("watching the node's addresses")?,
+            node: node.clone(),
+            warnings: warnings.clone(),
+        };
+        life.spawn("addresses", addresses.run(life.drain()));
         Ok(())
     }
 }

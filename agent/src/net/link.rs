@@ -92,7 +92,11 @@ pub(super) async fn add_address(handle: &Handle, index: u32, address: IpAddr) ->
     request.execute().await.map_err(NetError::netlink(format!("add address {address} to device {index}")))
 }
 
-/// Addresses of all links, but for loopback and link-local ones.
+/// Addresses of all links, but for loopback ones, and those of IPv6 that are link-local.
+///
+/// The kernel takes a packet to such an address only on the link that has it, and the node's sides of the pod links
+/// have none, so no pod reaches the node with it. The same one may also be another host's on another link. IPv4 has no
+/// such rule: 169.254.0.0/16 answers on every link.
 pub(super) async fn local_addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetError> {
     let list = handle.address().get().execute();
     let messages: Vec<AddressMessage> =
@@ -110,10 +114,8 @@ pub(super) async fn local_addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetE
             })
         })
     };
-    let of_one_link = |address: &IpAddr| match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
+    let of_one_link =
+        |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
     let all = messages.iter().filter_map(address_of);
     Ok(all.filter(|address| !address.is_loopback() && !of_one_link(address)).collect())
 }

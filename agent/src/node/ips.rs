@@ -8,18 +8,26 @@ use specola_datapath::abi::ipcache::{IpInfo, ip_flags};
 use specola_labels::NumericIdentity;
 use specola_policy::IpFamilies;
 
+use crate::ipam::Addresses;
 use crate::store::{CiliumEndpoint, Contents};
 
 /// Addresses of this node, in two groups: where a [`CiliumEndpoint`] says its pod lives, and all the node answers to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct NodeAddresses {
     /// `InternalIP` addresses of the Node object.
     pub(super) internal: Vec<IpAddr>,
-    /// These, the routers, and the addresses of the node's devices.
+    /// These, the routers, and the addresses of the node's devices; sorted.
     pub(super) all: Vec<IpAddr>,
 }
 
 impl NodeAddresses {
+    pub(super) fn new(internal: &[IpAddr], routers: Addresses, mut devices: Vec<IpAddr>) -> Self {
+        devices.extend(internal.iter().copied().chain(routers.iter()));
+        devices.sort_unstable();
+        devices.dedup();
+        Self { internal: internal.to_vec(), all: devices }
+    }
+
     /// Whether the endpoint was published by this node.
     pub(super) fn publishes(&self, endpoint: &CiliumEndpoint) -> bool {
         endpoint.status.networking.node.is_some_and(|node| self.internal.contains(&node))

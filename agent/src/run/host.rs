@@ -1,7 +1,5 @@
 //! The node's own network: host device, addresses, programs.
 
-use std::net::IpAddr;
-
 use anyhow::Context;
 use ipnet::IpNet;
 use specola_datapath::{Config as DatapathConfig, Datapath};
@@ -25,11 +23,6 @@ pub(super) async fn build_network(
         .ensure_host_device(ipam.routers(), &cidrs, &config.devices, config.mtu)
         .await
         .context("setting up the host device")?;
-    let internal_ips = node.internal_ips();
-    let mut local_ips: Vec<IpAddr> = net.local_addresses().await?;
-    local_ips.extend(internal_ips.iter().copied().chain(ipam.routers().iter()));
-    local_ips.sort_unstable();
-    local_ips.dedup();
     let policy = Settings {
         cluster_name: config.cluster_name.clone(),
         mode: config.policy_mode.into(),
@@ -41,8 +34,8 @@ pub(super) async fn build_network(
         cluster_name: config.cluster_name.clone(),
         policy,
         overflow: config.policy_overflow,
-        internal_ips,
-        local_ips,
+        internal_ips: node.internal_ips(),
+        local_ips: net.local_addresses().await?,
         mtu: config.mtu,
         devices: NodeDevices::default(),
         endpoints_dir: super::endpoints_dir(config),

@@ -1,5 +1,6 @@
 //! The whole agent in network namespaces, with the real datapath. Needs root and bpf().
 
+mod addresses;
 mod life;
 mod links;
 mod outside;
