@@ -64,6 +64,8 @@ pub mod drop {
     pub const FRAG_NOT_SUPPORTED: u8 = 157;
     /// A later fragment came before, or without, the first one.
     pub const FRAG_NOT_FOUND: u8 = 175;
+    /// A pod sent what only a router may: an advertisement or a redirect.
+    pub const FORBIDDEN_ICMPV6_MESSAGE: u8 = 176;
     /// The policy redirects to a proxy that does not run.
     pub const PROXY_NOT_SUPPORTED: u8 = 180;
     /// An entry denies it.

@@ -15,6 +15,7 @@ pub(crate) type Mac = [u16; 3];
 
 /// `::ffff:0:0` without the IPv4 address.
 const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+const MAPPED_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 const V4_SHIFT: u32 = if cfg!(target_endian = "little") { 32 } else { 0 };
 
 impl Address {
@@ -46,6 +47,12 @@ impl Address {
     #[inline(always)]
     pub(crate) const fn is_multicast(&self) -> bool {
         self.numbers()[0] >> 56 == 0xff
+    }
+
+    /// The mapped form of some IPv4 address (::ffff:0:0/96).
+    #[inline(always)]
+    pub(crate) const fn is_mapped(&self) -> bool {
+        self.0[0] == 0 && self.0[1] & MAPPED_MASK == MAPPED
     }
 
     /// IPv6 unspecified.

@@ -57,6 +57,10 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     }
     let only_neighbor = spoof::check_address(work, &sender)?;
     parse::transport(ctx, work)?;
+    // A pod is no router.
+    if parse::is_of_router(work) {
+        return Err(Drop::new(drop::FORBIDDEN_ICMPV6_MESSAGE));
+    }
     if only_neighbor && !work.is(class::NEIGHBOR) {
         return Err(Drop::new(drop::INVALID_SOURCE_IP));
     }

@@ -118,6 +118,7 @@ fn ipv4(ctx: &TcContext, work: &mut Work) -> Result<Network, Drop> {
     work.fragment_field = u16::from_be(header.fragment);
     work.fragment_id = u32::from(u16::from_be(header.id));
     work.l4_offset = ETHERNET_LEN + header_len;
+    work.end = if total_len == 0 { work.event.length } else { ETHERNET_LEN + total_len };
     Ok(Network::Ip)
 }
 
@@ -130,12 +131,18 @@ fn ipv6(ctx: &TcContext, work: &mut Work) -> Result<Network, Drop> {
     if header.version[0] >> 4 != IPV6 || payload_len + IPV6_LEN > work.event.length - ETHERNET_LEN {
         return Err(Drop::new(drop::INVALID_PACKET));
     }
+    // The tables keep IPv4 addresses in this form: such a packet would pass for an IPv4 one.
+    if header.src.is_mapped() || header.dst.is_mapped() {
+        return Err(Drop::new(drop::INVALID_PACKET));
+    }
     let event = &mut work.event;
     event.ip_version = IPV6;
     event.proto = header.next_header;
     work.set_addresses(header.src, header.dst);
     work.hop_limit = header.hop_limit;
     work.l4_offset = ETHERNET_LEN + IPV6_LEN;
+    // A jumbogram, or a packet above 64 KiB that segmentation offload will cut, carries a length of 0.
+    work.end = if payload_len == 0 { work.event.length } else { ETHERNET_LEN + IPV6_LEN + payload_len };
     Ok(Network::Ip)
 }
 
@@ -246,9 +253,7 @@ fn ports(ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
     match work.event.proto {
         proto::TCP => tcp(ctx, work),
         proto::UDP | proto::SCTP => {
-            let Some(header) = skb::load::<[u8; 8]>(ctx, work.l4_offset) else {
-                return Err(Drop::new(drop::CT_INVALID_HEADER));
-            };
+            let header = transport_header::<[u8; 8]>(ctx, work)?;
             set_ports(work, [header[0], header[1]], [header[2], header[3]]);
             Ok(())
         }
@@ -256,6 +261,15 @@ fn ports(ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
         proto::ICMPV6 if work.event.ip_version == IPV6 => icmp(ctx, work, 128, 129, &[1, 2, 3, 4]),
         _ => Err(Drop::new(drop::CT_UNKNOWN_L4)),
     }
+}
+
+/// Reads the transport header, which must be inside of the network packet: padding of the frame is no header.
+#[inline(always)]
+fn transport_header<T: Copy>(ctx: &TcContext, work: &Work) -> Result<T, Drop> {
+    if work.l4_offset + size_of::<T>() as u32 > work.end {
+        return Err(Drop::new(drop::CT_INVALID_HEADER));
+    }
+    skb::load(ctx, work.l4_offset).ok_or(Drop::new(drop::CT_INVALID_HEADER))
 }
 
 #[inline(always)]
@@ -268,9 +282,7 @@ fn known(next_header: u8) -> Result<(), Drop> {
 
 #[inline(always)]
 fn tcp(ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
-    let Some(header) = skb::load::<[u8; 20]>(ctx, work.l4_offset) else {
-        return Err(Drop::new(drop::CT_INVALID_HEADER));
-    };
+    let header = transport_header::<[u8; 20]>(ctx, work)?;
     if header[12] >> 4 < 5 {
         return Err(Drop::new(drop::CT_INVALID_HEADER));
     }
@@ -295,9 +307,7 @@ fn set_ports(work: &mut Work, src: [u8; 2], dst: [u8; 2]) {
 
 #[inline(always)]
 fn icmp(ctx: &TcContext, work: &mut Work, request: u8, reply: u8, errors: &[u8; 4]) -> Result<(), Drop> {
-    let Some(header) = skb::load::<[u8; 8]>(ctx, work.l4_offset) else {
-        return Err(Drop::new(drop::CT_INVALID_HEADER));
-    };
+    let header = transport_header::<[u8; 8]>(ctx, work)?;
     let kind = header[0];
     work.event.icmp_type = kind;
     work.event.icmp_code = header[1];
@@ -319,6 +329,14 @@ fn icmp(ctx: &TcContext, work: &mut Work, request: u8, reply: u8, errors: &[u8; 
         work.class |= class::NEIGHBOR;
     }
     Ok(())
+}
+
+/// Whether the packet is one that only routers send: an advertisement or a redirect (RFC 4861).
+#[inline(always)]
+pub(crate) fn is_of_router(work: &Work) -> bool {
+    const ADVERTISEMENT: u8 = 134;
+    const REDIRECT: u8 = 137;
+    work.event.proto == proto::ICMPV6 && matches!(work.event.icmp_type, ADVERTISEMENT | REDIRECT)
 }
 
 /// Neighbour discovery (RFC 4861) is valid only with a hop limit of 255, multicast listener reports (RFC 3810) only

@@ -65,6 +65,8 @@ pub(crate) struct Work {
     pub(crate) quoted: Quoted,
     /// Where the transport header begins.
     pub(crate) l4_offset: u32,
+    /// Where the network packet ends by its own length; what follows in the frame is padding.
+    pub(crate) end: u32,
     /// See [`class`].
     pub(crate) class: u16,
     /// Ports of the conntrack key: the transport's, or the ICMP echo id twice.

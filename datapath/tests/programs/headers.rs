@@ -158,3 +158,73 @@ fn malformed_packets_of_the_network_are_dropped_when_they_are_for_a_pod() {
     frame[14 + 16..14 + 20].copy_from_slice(&[172, 20, 0, 9]);
     assert_eq!(kernel.run(FROM_NETDEV, None, &frame).action, OK);
 }
+
+#[test]
+fn ipv6_packets_with_mapped_addresses_are_refused() {
+    let mut kernel = Kernel::new();
+    kernel.open();
+    let (mapped_a, mapped_b) = ("::ffff:10.0.1.1", "::ffff:10.0.1.2");
+    for (src, dst) in [(A.v6, mapped_b), (mapped_a, B.v6), (mapped_a, mapped_b)] {
+        let run = kernel.run(FROM_CONTAINER, Some(A), &from_pod(A, Frame::v6(src, dst).tcp(1, 2, 2)));
+        let verdict = (run.action, run.only().verdict);
+        assert_eq!(verdict, (SHOT, -i32::from(drop::INVALID_PACKET)), "{src} to {dst}");
+    }
+    assert_eq!(kernel.connections(), []);
+    // One bit beside the prefix is an ordinary address.
+    for dst in ["::fffe:10.0.1.2", "::1:ffff:10.0.1.2", "1::ffff:10.0.1.2"] {
+        let run = kernel.run(FROM_CONTAINER, Some(A), &from_pod(A, Frame::v6(A.v6, dst).tcp(1, 2, 2)));
+        assert_eq!(run.action, OK, "{dst}");
+    }
+}
+
+#[test]
+fn pods_send_nothing_that_only_routers_send() {
+    let mut kernel = Kernel::new();
+    kernel.open();
+    let mut run = |kind: u8, hop_limit: u8| {
+        let mut frame = from_pod(A, Frame::v6(A.v6, "ff02::1").icmp(kind, 0, 0));
+        frame[14 + 7] = hop_limit;
+        kernel.run(FROM_CONTAINER, Some(A), &frame)
+    };
+    for kind in [134, 137] {
+        for hop_limit in [255, 64] {
+            let run = run(kind, hop_limit);
+            let verdict = (run.action, run.only().verdict);
+            assert_eq!(verdict, (SHOT, -i32::from(drop::FORBIDDEN_ICMPV6_MESSAGE)), "{kind}, {hop_limit}");
+        }
+    }
+    for (kind, hop_limit) in [(133, 255), (135, 255), (136, 255), (131, 1), (132, 1), (143, 1)] {
+        assert_eq!(run(kind, hop_limit).action, OK, "{kind}");
+    }
+}
+
+#[test]
+fn padding_of_the_frame_is_no_transport_header() {
+    let mut kernel = Kernel::new();
+    kernel.open();
+    let v4 = || Frame::v4(A.v4, B.v4);
+    let v6 = || Frame::v6(A.v6, B.v6);
+    // Frame, and the length of the transport header that has to be inside of the packet.
+    for (name, frame, header) in [
+        ("tcp", v4().tcp(1, 2, 2), 20),
+        ("udp", v4().udp(1, 2), 8),
+        ("icmp", v4().icmp(8, 0, 7), 8),
+        ("tcp6", v6().tcp(1, 2, 2), 20),
+        ("udp6", v6().udp(1, 2), 8),
+        ("icmp6", v6().icmp(128, 0, 7), 8),
+    ] {
+        let mut frame = from_pod(A, frame);
+        frame.resize(128, 0);
+        let (at, base) = if frame[12] == 0x08 { (17, 20) } else { (19, 0) };
+        frame[at] = base + header - 1;
+        let run = kernel.run(FROM_CONTAINER, Some(A), &frame);
+        let verdict = (run.action, run.only().verdict);
+        assert_eq!(verdict, (SHOT, -i32::from(drop::CT_INVALID_HEADER)), "{name}");
+        frame[at] = base + header;
+        assert_ne!(kernel.run(FROM_CONTAINER, Some(A), &frame).action, SHOT, "{name} with padding");
+    }
+    // Length 0 of IPv6 says nothing: the frame's length counts.
+    let mut jumbo = from_pod(A, v6().tcp(3, 4, 2));
+    (jumbo[18], jumbo[19]) = (0, 0);
+    assert_ne!(kernel.run(FROM_CONTAINER, Some(A), &jumbo).action, SHOT);
+}

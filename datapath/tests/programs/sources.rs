@@ -36,7 +36,7 @@ fn spoofed_sources_of_pods_are_dropped() {
             drop::INVALID_SOURCE_IP,
         ),
         ("the other pod's IPv6", from_pod(A, Frame::v6(B.v6, REMOTE.1).udp(1, 2)), drop::INVALID_SOURCE_IP),
-        ("IPv4 mapped", from_pod(A, Frame::v6("::ffff:10.0.1.1", B.v6).udp(1, 2)), drop::INVALID_SOURCE_IP),
+        ("IPv4 mapped", from_pod(A, Frame::v6("::ffff:10.0.1.1", B.v6).udp(1, 2)), drop::INVALID_PACKET),
         ("link-local data", from_pod(A, Frame::v6("fe80::1", B.v6).udp(1, 2)), drop::INVALID_SOURCE_IP),
         ("unspecified data", from_pod(A, Frame::v6("::", B.v6).tcp(1, 2, 2)), drop::INVALID_SOURCE_IP),
         (
@@ -52,7 +52,8 @@ fn spoofed_sources_of_pods_are_dropped() {
     }
     assert_eq!(kernel.connections(), []);
     assert_eq!(kernel.counted(direction::EGRESS, drop::INVALID_SOURCE_MAC), 1);
-    assert_eq!(kernel.counted(direction::EGRESS, drop::INVALID_SOURCE_IP), 8);
+    assert_eq!(kernel.counted(direction::EGRESS, drop::INVALID_SOURCE_IP), 7);
+    assert_eq!(kernel.counted(direction::EGRESS, drop::INVALID_PACKET), 1);
     assert_eq!(kernel.counted(direction::EGRESS, 0), 0);
 }
 
