@@ -23,6 +23,8 @@ pub(crate) struct Flags {
     output: Option<String>,
     #[arg(long)]
     print_policy_names: bool,
+    #[arg(long = "type")]
+    types: Vec<String>,
 }
 
 pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
