@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
-use specola_flow::{MetaHandle, MetaTable, NodeInfo, PolicyOrigin};
+use specola_flow::{MetaHandle, MetaTable, NodeInfo, PolicyOrigin, WireOrigins};
 
 use crate::addresses::Addresses;
 
@@ -13,9 +13,16 @@ pub struct Directory {
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) endpoints: Arc<HashMap<u16, MetaHandle>>,
     pub(crate) identities: Arc<HashMap<u32, MetaHandle>>,
-    pub(crate) origins: Arc<HashMap<u32, Arc<[PolicyOrigin]>>>,
+    pub(crate) origins: Arc<HashMap<u32, Arc<OriginSet>>>,
     pub(crate) interfaces: Arc<HashMap<u32, Arc<str>>>,
     pub(crate) node: Arc<NodeInfo>,
+}
+
+/// The rules behind a cookie, with what is made of them for every flow.
+#[derive(Debug)]
+pub(crate) struct OriginSet {
+    pub(crate) origins: Arc<[PolicyOrigin]>,
+    pub(crate) wire: WireOrigins,
 }
 
 /// What is known of one side of a packet.
@@ -50,7 +57,12 @@ impl Directory {
 
     /// The rules behind a cookie; `None` when it is not known.
     pub fn origins(&self, cookie: u32) -> Option<&Arc<[PolicyOrigin]>> {
-        self.origins.get(&cookie)
+        self.origins.get(&cookie).map(|set| &set.origins)
+    }
+
+    /// The same rules in encoded form.
+    pub fn wire_origins(&self, cookie: u32) -> Option<&WireOrigins> {
+        self.origins.get(&cookie).map(|set| &set.wire)
     }
 
     /// Name of an interface.

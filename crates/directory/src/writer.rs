@@ -4,12 +4,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use specola_flow::{EndpointMeta, MetaHandle, MetaInterner, NodeInfo, PolicyOrigin, TableFull};
+use specola_flow::{EndpointMeta, MetaHandle, MetaInterner, NodeInfo, PolicyOrigin, TableFull, WireOrigins};
 use specola_labels::{LabelSet, NumericIdentity};
 
 use crate::{
     addresses::IpEntry,
-    snapshot::{Directory, DirectoryReader},
+    snapshot::{Directory, DirectoryReader, OriginSet},
 };
 
 /// One change of the directory.
@@ -138,7 +138,8 @@ impl DirectoryWriter {
                 Arc::make_mut(&mut self.next.identities).remove(&identity.0);
             }
             Change::UpsertOrigins { cookie, origins } => {
-                Arc::make_mut(&mut self.next.origins).insert(cookie, origins);
+                let set = OriginSet { wire: WireOrigins::new(&origins), origins };
+                Arc::make_mut(&mut self.next.origins).insert(cookie, Arc::new(set));
             }
             Change::RemoveOrigins(cookie) => {
                 Arc::make_mut(&mut self.next.origins).remove(&cookie);

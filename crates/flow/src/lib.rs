@@ -23,6 +23,8 @@ mod record;
 mod summary;
 mod uuid;
 mod view;
+#[cfg(feature = "proto")]
+mod wire;
 
 pub use drop_reason::DropReason;
 #[cfg(feature = "proto")]
@@ -39,6 +41,8 @@ pub use record::{Flow, flags};
 pub use summary::Summary;
 pub use uuid::{FlowUuid, InstanceId};
 pub use view::{FlowView, Side};
+#[cfg(feature = "proto")]
+pub use wire::{FlowEncoder, WireFlow, WireOrigins};
 
 /// IANA protocol numbers that a flow may carry.
 pub mod protocol {

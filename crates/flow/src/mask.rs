@@ -17,11 +17,11 @@ pub struct FlowMask {
 }
 
 /// Fields that stay, by number; `None` = the whole field.
-type Fields = BTreeMap<u32, Option<Node>>;
+pub(crate) type Fields = BTreeMap<u32, Option<Node>>;
 
 /// What stays of a message field.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Node {
+pub(crate) struct Node {
     fields: Fields,
     /// One of several alternatives: left out when absent, for it would displace the one that is there.
     is_alternative: bool,
@@ -65,6 +65,11 @@ impl FlowMask {
         Ok(Some(Self { root }))
     }
 
+    /// Wanted fields of the flow.
+    pub(crate) const fn fields(&self) -> &Fields {
+        &self.root
+    }
+
     /// A message with the wanted fields of `flow` only. A message of which only parts are wanted is always there.
     ///
     /// # Errors
@@ -77,39 +82,72 @@ impl FlowMask {
     }
 }
 
-/// Copies wanted fields from `input` to `output`.
+impl Node {
+    /// Copies what is wanted of `field`, a message field with its key, or nothing when the message has none.
+    pub(crate) fn keep_field(
+        &self,
+        number: u32,
+        field: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), MaskError> {
+        let mut input = field;
+        if input.is_empty() {
+            return self.keep_absent(number, output);
+        }
+        decode_key(&mut input)?;
+        self.keep_message(number, input, output)
+    }
+
+    /// `input` is the message with its length in front.
+    fn keep_message(&self, number: u32, mut input: &[u8], output: &mut Vec<u8>) -> Result<(), MaskError> {
+        decode_varint(&mut input)?;
+        encode_key(number, WireType::LengthDelimited, output);
+        let at = output.len();
+        keep(&self.fields, input, output)?;
+        insert_length(output, at);
+        Ok(())
+    }
+
+    fn keep_absent(&self, number: u32, output: &mut Vec<u8>) -> Result<(), MaskError> {
+        if self.is_alternative {
+            return Ok(());
+        }
+        Self::default().keep_message(number, &[0], output)
+    }
+}
+
+/// Copies wanted fields from `input` to `output`. Both have them in the order of their numbers, as prost writes them.
 fn keep(fields: &Fields, mut input: &[u8], output: &mut Vec<u8>) -> Result<(), MaskError> {
-    let is_always_there = |node: &Option<Node>| node.as_ref().is_some_and(|node| !node.is_alternative);
-    let mut absent: Vec<u32> =
-        fields.iter().filter(|(_, node)| is_always_there(node)).map(|(number, _)| *number).collect();
+    let mut absent = fields.iter().filter_map(|(number, node)| Some((*number, node.as_ref()?))).peekable();
     while input.has_remaining() {
         let (number, wire_type) = decode_key(&mut input)?;
         let value = take_value(wire_type, &mut input)?;
+        while let Some((before, node)) = absent.next_if(|(other, _)| *other < number) {
+            node.keep_absent(before, output)?;
+        }
+        absent.next_if(|(other, _)| *other == number);
         match fields.get(&number) {
             None => {}
             Some(None) => {
                 encode_key(number, wire_type, output);
                 output.put_slice(value);
             }
-            Some(Some(node)) => {
-                absent.retain(|other| *other != number);
-                let mut inner = value;
-                // The value begins with its length; what follows is the message.
-                decode_varint(&mut inner)?;
-                keep_message(number, node, inner, output)?;
-            }
+            Some(Some(node)) => node.keep_message(number, value, output)?,
         }
     }
-    absent.into_iter().try_for_each(|number| keep_message(number, &Node::default(), &[], output))
+    absent.try_for_each(|(number, node)| node.keep_absent(number, output))
 }
 
-fn keep_message(number: u32, node: &Node, input: &[u8], output: &mut Vec<u8>) -> Result<(), MaskError> {
-    let mut kept = Vec::with_capacity(input.len());
-    keep(&node.fields, input, &mut kept)?;
-    encode_key(number, WireType::LengthDelimited, output);
-    encode_varint(kept.len() as u64, output);
-    output.put_slice(&kept);
-    Ok(())
+/// Puts the length of all from `at` on in front of it.
+fn insert_length(output: &mut Vec<u8>, at: usize) {
+    let length = output.len() - at;
+    let mut prefix = [0; 10];
+    let mut rest = prefix.as_mut_slice();
+    encode_varint(length as u64, &mut rest);
+    let unused = rest.len();
+    let used = prefix.len() - unused;
+    output.extend_from_slice(&prefix[..used]);
+    output[at..].rotate_right(used);
 }
 
 /// Splits off one value in its encoded form, with its length in front when it has one.

@@ -79,7 +79,7 @@ pub fn timestamp(time_ns: u64) -> Timestamp {
 }
 
 /// `emitter.name` of every flow, as Hubble's clients know it.
-const EMITTER: &str = "Hubble";
+pub(crate) const EMITTER: &str = "Hubble";
 
 fn endpoint(view: &FlowView<'_>, side: Side) -> pb::Endpoint {
     let (id, identity, labels) = match side {
@@ -95,7 +95,8 @@ fn endpoint(view: &FlowView<'_>, side: Side) -> pb::Endpoint {
     endpoint
 }
 
-fn names(meta: &EndpointMeta) -> pb::Endpoint {
+/// What an entry alone says: all but id, identity and labels.
+pub(crate) fn names(meta: &EndpointMeta) -> pb::Endpoint {
     let workload =
         |owner: &crate::Workload| pb::Workload { name: owner.name.clone(), kind: owner.kind.clone() };
     pb::Endpoint {
@@ -194,15 +195,22 @@ fn attribute(message: &mut pb::Flow, flow: &Flow, origins: &[PolicyOrigin]) {
         (None, _) => return,
     };
     *list = policies;
+    message.policy_log = logs(origins);
+}
+
+/// Log texts without repeats.
+pub(crate) fn logs(origins: &[PolicyOrigin]) -> Vec<String> {
+    let mut logs: Vec<String> = Vec::new();
     for origin in origins {
-        if !origin.log.is_empty() && !message.policy_log.contains(&origin.log) {
-            message.policy_log.push(origin.log.clone());
+        if !origin.log.is_empty() && !logs.contains(&origin.log) {
+            logs.push(origin.log.clone());
         }
     }
+    logs
 }
 
 /// One entry per policy object. Origins that are none (nothing is enforced, so all is allowed) have no kind.
-fn policies(origins: &[PolicyOrigin]) -> Vec<pb::Policy> {
+pub(crate) fn policies(origins: &[PolicyOrigin]) -> Vec<pb::Policy> {
     let mut policies: Vec<pb::Policy> = Vec::with_capacity(origins.len());
     for origin in origins.iter().filter(|origin| !origin.kind.is_empty()) {
         let is_same = |policy: &pb::Policy| {
@@ -244,7 +252,7 @@ fn extension(flow: &Flow, origins: &[PolicyOrigin]) -> ext::FlowExtension {
     }
 }
 
-fn origin_message(origin: &PolicyOrigin) -> ext::PolicyOrigin {
+pub(crate) fn origin_message(origin: &PolicyOrigin) -> ext::PolicyOrigin {
     ext::PolicyOrigin {
         kind: origin.kind.clone(),
         namespace: origin.namespace.clone(),

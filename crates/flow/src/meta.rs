@@ -93,6 +93,21 @@ type Chunk = Box<[OnceLock<Entry>]>;
 struct Entry {
     meta: Arc<EndpointMeta>,
     shown_labels: Box<[String]>,
+    /// What of the endpoint's message follows from the entry.
+    #[cfg(feature = "proto")]
+    wire: Box<[u8]>,
+}
+
+impl Entry {
+    fn new(meta: Arc<EndpointMeta>) -> Self {
+        let shown_labels: Box<[String]> = meta.shown_labels().map(ToString::to_string).collect();
+        Self {
+            #[cfg(feature = "proto")]
+            wire: crate::wire::endpoint_tail(&meta, &shown_labels),
+            meta,
+            shown_labels,
+        }
+    }
 }
 
 impl MetaTable {
@@ -104,6 +119,17 @@ impl MetaTable {
     /// Text of the entry's [`EndpointMeta::shown_labels`]; none without an entry.
     pub fn shown_labels(&self, handle: MetaHandle) -> &[String] {
         self.entry(handle).map_or(&[], |entry| &entry.shown_labels)
+    }
+
+    /// Entry and text of its labels in one look-up.
+    pub(crate) fn known(&self, handle: MetaHandle) -> (Option<&EndpointMeta>, &[String]) {
+        self.entry(handle).map_or((None, &[]), |entry| (Some(entry.meta.as_ref()), &entry.shown_labels))
+    }
+
+    /// The encoded fields of an endpoint's message that follow from the entry: all but id and identity.
+    #[cfg(feature = "proto")]
+    pub fn wire(&self, handle: MetaHandle) -> &[u8] {
+        self.entry(handle).map_or(&[], |entry| &entry.wire)
     }
 
     fn entry(&self, handle: MetaHandle) -> Option<&Entry> {
@@ -120,8 +146,7 @@ impl MetaTable {
     fn put(&self, index: usize, meta: Arc<EndpointMeta>) -> Option<MetaHandle> {
         let chunk = self.chunks.get(index / CHUNK)?;
         let places = chunk.get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
-        let shown_labels = meta.shown_labels().map(ToString::to_string).collect();
-        places.get(index % CHUNK)?.set(Entry { meta, shown_labels }).ok()?;
+        places.get(index % CHUNK)?.set(Entry::new(meta)).ok()?;
         u32::try_from(index + 1).ok().map(MetaHandle)
     }
 }

@@ -30,15 +30,10 @@ impl<'a> FlowView<'a> {
         metas: &'a MetaTable,
         node: &'a NodeInfo,
     ) -> Self {
-        Self {
-            flow,
-            uuid: FlowUuid { instance, seq },
-            source: metas.get(flow.source_meta),
-            destination: metas.get(flow.destination_meta),
-            source_labels: metas.shown_labels(flow.source_meta),
-            destination_labels: metas.shown_labels(flow.destination_meta),
-            node,
-        }
+        let (source, source_labels) = metas.known(flow.source_meta);
+        let (destination, destination_labels) = metas.known(flow.destination_meta);
+        let uuid = FlowUuid { instance, seq };
+        Self { flow, uuid, source, destination, source_labels, destination_labels, node }
     }
 
     /// Who was on this side.

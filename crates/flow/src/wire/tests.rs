@@ -1,0 +1,206 @@
+//! The bytes are those of the converted message, for any record.
+
+use proptest::prelude::*;
+use specola_labels::{Label, LabelSet, NumericIdentity};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::*;
+use crate::{
+    FlowView, InstanceId, MessageContext, MetaHandle, MetaInterner, MetaTable, PolicyOrigin, Workload,
+    flow_message,
+};
+
+/// Entries that records may point to, and rules.
+#[derive(Debug)]
+struct World {
+    metas: std::sync::Arc<MetaTable>,
+    handles: Vec<MetaHandle>,
+    origins: Vec<PolicyOrigin>,
+    node: NodeInfo,
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![4 => "[a-z0-9-]{0,12}", 1 => "\\PC{0,60}", 1 => "[a-z]{100,300}"]
+}
+
+fn meta() -> impl Strategy<Value = EndpointMeta> {
+    let workload = (text(), text()).prop_map(|(name, kind)| Workload { name, kind });
+    let labels = proptest::collection::vec(("[a-z]{1,9}", "[a-z0-9.]{0,9}"), 0..9);
+    let workloads = proptest::collection::vec(workload, 0..3);
+    (any::<u32>(), text(), text(), labels, workloads, text()).prop_map(
+        |(identity, namespace, pod_name, labels, workloads, cluster_name)| EndpointMeta {
+            identity: NumericIdentity(identity),
+            namespace,
+            pod_name,
+            labels: labels.iter().map(|(key, value)| Label::k8s(key, value)).collect::<LabelSet>(),
+            workloads,
+            cluster_name,
+            ..EndpointMeta::default()
+        },
+    )
+}
+
+fn origin() -> impl Strategy<Value = PolicyOrigin> {
+    let names = (prop_oneof![Just("NetworkPolicy".to_owned()), text()], text(), "[ab]", text(), text());
+    let rest = (any::<u32>(), proptest::collection::vec(text(), 0..3), any::<u64>(), "(|log|other)");
+    (names, rest).prop_map(|((kind, namespace, name, uid, section), (rule_index, labels, revision, log))| {
+        PolicyOrigin { kind, namespace, name, uid, section, rule_index, labels, revision, log }
+    })
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let metas = proptest::collection::vec(meta(), 0..3);
+    let origins = proptest::collection::vec(origin(), 0..4);
+    let node = (text(), text(), proptest::collection::vec(text(), 0..3));
+    (metas, origins, node).prop_map(|(metas, origins, (name, cluster_name, labels))| {
+        let mut interner = MetaInterner::new();
+        let handles = metas.into_iter().map(|meta| interner.intern(meta).unwrap()).collect();
+        let node = NodeInfo { name, cluster_name, labels };
+        World { metas: interner.table(), handles, origins, node }
+    })
+}
+
+/// Any bit pattern is a record; most have sensible kinds and zeros, as real ones do.
+fn flow() -> impl Strategy<Value = Flow> {
+    let bytes = proptest::collection::vec(any::<u8>(), size_of::<Flow>());
+    let words = proptest::collection::vec(any::<bool>(), size_of::<Flow>() / 2);
+    let kinds = (
+        prop_oneof![8 => prop_oneof![Just(1), Just(4), Just(5)], 1 => any::<u8>()],
+        prop_oneof![6 => Just(4), 3 => Just(6), 1 => any::<u8>()],
+        prop_oneof![8 => prop_oneof![Just(6), Just(17), Just(132), Just(1), Just(58)], 1 => any::<u8>()],
+        (0..6_u8, 0..4_u8),
+        prop_oneof![Just([0; 10]), Just([0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff])],
+        any::<bool>(),
+    );
+    (bytes, words, kinds).prop_map(|(bytes, keep, kinds)| {
+        let mut flow = Flow::read_from_bytes(&bytes).unwrap();
+        // Zeros are left out on the wire: every field must be seen with and without.
+        for (pair, keep) in flow.as_mut_bytes().chunks_mut(2).zip(keep) {
+            if !keep {
+                pair.zero();
+            }
+        }
+        let (event_type, ip_version, protocol, (verdict, direction), prefix, has_prefix) = kinds;
+        if has_prefix {
+            flow.source_addr[2..12].copy_from_slice(&prefix);
+        }
+        Flow { event_type, ip_version, protocol, verdict, direction, ..flow }
+    })
+}
+
+/// Paths of fields that records fill, of some that they do not, and of parts at several depths.
+const PATHS: [&str; 34] = [
+    "time",
+    "time.nanos",
+    "uuid",
+    "emitter.version",
+    "verdict",
+    "drop_reason",
+    "drop_reason_desc",
+    "auth_type",
+    "ethernet.source",
+    "IP",
+    "IP.destination",
+    "l4",
+    "l4.TCP.flags.SYN",
+    "l4.TCP.destination_port",
+    "l4.UDP",
+    "l4.ICMPv6.type",
+    "source",
+    "source.ID",
+    "source.namespace",
+    "source.pod_name",
+    "destination.labels",
+    "destination.identity",
+    "destination.workloads",
+    "destination.cluster_name",
+    "node_name",
+    "node_labels",
+    "l7.type",
+    "tunnel.IP.source",
+    "event_type.sub_type",
+    "is_reply",
+    "interface.name",
+    "Summary",
+    "egress_denied_by",
+    "extensions.type_url",
+];
+
+#[derive(Debug)]
+struct Case {
+    world: World,
+    flow: Flow,
+    seq: u64,
+    interface: Option<String>,
+    extension: bool,
+    paths: Vec<String>,
+}
+
+prop_compose! {
+    fn case()(
+        world in world(),
+        mut flow in flow(),
+        seq: u64,
+        interface in proptest::option::of(text()),
+        extension: bool,
+        ends: [proptest::sample::Index; 2],
+        paths in proptest::sample::subsequence(PATHS.to_vec(), 0..12),
+    ) -> Case {
+        let entries: Vec<_> = [MetaHandle::NONE].into_iter().chain(world.handles.iter().copied()).collect();
+        [flow.source_meta, flow.destination_meta] = ends.map(|index| *index.get(&entries));
+        let paths = paths.into_iter().map(ToOwned::to_owned).collect();
+        Case { world, flow, seq, interface, extension, paths }
+    }
+}
+
+/// What the converted message encodes to.
+fn reference(case: &Case, mask: Option<&FlowMask>) -> pb::Flow {
+    let World { metas, origins, node, .. } = &case.world;
+    let node_name = node.absolute_name();
+    let context = MessageContext {
+        version: "1.2.3",
+        node_name: &node_name,
+        origins,
+        interface: case.interface.as_deref(),
+        extension: case.extension,
+    };
+    let message = flow_message(&FlowView::new(&case.flow, case.seq, INSTANCE, metas, node), &context);
+    mask.map_or(message.clone(), |mask| mask.apply(&message).unwrap())
+}
+
+fn written(case: &Case, mask: Option<FlowMask>) -> Vec<u8> {
+    let World { metas, origins, node, .. } = &case.world;
+    let origins = WireOrigins::new(origins);
+    let wire = WireFlow {
+        flow: &case.flow,
+        uuid: FlowUuid { instance: INSTANCE, seq: case.seq },
+        source: metas.wire(case.flow.source_meta),
+        destination: metas.wire(case.flow.destination_meta),
+        origins: Some(&origins),
+        interface: case.interface.as_deref(),
+    };
+    let mut out = b"before".to_vec();
+    FlowEncoder::new("1.2.3", node, mask, case.extension).encode(&wire, &mut out).unwrap();
+    out.split_off(6)
+}
+
+const INSTANCE: InstanceId = InstanceId::new(0x1_2345_6789);
+
+proptest! {
+    #[test]
+    fn bytes_are_those_of_the_message(case in case()) {
+        let expected = reference(&case, None);
+        let written = written(&case, None);
+        prop_assert_eq!(pb::Flow::decode(written.as_slice()).unwrap(), expected.clone());
+        prop_assert_eq!(written, expected.encode_to_vec());
+    }
+
+    #[test]
+    fn masked_bytes_are_those_of_the_masked_message(case in case()) {
+        let mask = FlowMask::compile(&case.paths).unwrap();
+        let expected = reference(&case, mask.as_ref());
+        let written = written(&case, mask);
+        prop_assert_eq!(pb::Flow::decode(written.as_slice()).unwrap(), expected.clone());
+        prop_assert_eq!(written, expected.encode_to_vec());
+    }
+}
