@@ -35,7 +35,7 @@ fn run() -> Result<()> {
     let (arch, endian) = (variable("CARGO_CFG_TARGET_ARCH")?, variable("CARGO_CFG_TARGET_ENDIAN")?);
     let arch = arch.to_str().ok_or("the target architecture's name is not UTF-8")?;
     let endian = endian.to_str().ok_or("the target's byte order is not UTF-8")?;
-    let object = build_object(&ebpf, &out_dir.join("ebpf-target"), arch, endian)?;
+    let object = build_object(&ebpf, &[], &out_dir.join("ebpf-target"), (arch, endian))?;
     fs::copy(&object, out_dir.join("specola.o"))
         .map_err(|error| format!("cannot copy {}: {error}", object.display()))?;
     Ok(())

@@ -13,9 +13,14 @@ use std::{
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Builds the crate in the directory `ebpf` and gives the object's path. `arch` and `endian` are those of the machine
-/// that will load it, as cargo names them.
-pub(crate) fn build_object(ebpf: &Path, target_dir: &Path, arch: &str, endian: &str) -> Result<PathBuf> {
+/// Builds the crate in the directory `ebpf` with some of its features and gives the object's path. `arch` and `endian`
+/// are those of the machine that will load it, as cargo names them.
+pub(crate) fn build_object(
+    ebpf: &Path,
+    features: &[&str],
+    target_dir: &Path,
+    (arch, endian): (&str, &str),
+) -> Result<PathBuf> {
     let mut tried = String::new();
     let toolchain = Toolchain::find(&mut tried);
     let linker = find_linker();
@@ -23,7 +28,7 @@ pub(crate) fn build_object(ebpf: &Path, target_dir: &Path, arch: &str, endian: &
         return Err(what_to_install(toolchain.is_some(), linker.is_some(), &tried).into());
     };
     let target = if endian == "big" { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
-    build(ebpf, target, target_dir, arch, toolchain, linker)?;
+    build(ebpf, features, target, target_dir, arch, toolchain, linker)?;
     Ok(target_dir.join(target).join("release/specola"))
 }
 
@@ -98,6 +103,7 @@ fn find_linker() -> Option<PathBuf> {
 
 fn build(
     ebpf: &Path,
+    features: &[&str],
     target: &str,
     target_dir: &Path,
     arch: &str,
@@ -123,6 +129,8 @@ fn build(
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\x1f"))
         .args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", target, "--target-dir"])
         .arg(target_dir)
+        .arg("--features")
+        .arg(features.join(","))
         .status()
         .map_err(|error| format!("cannot run {}: {error}", toolchain.bin.join("cargo").display()))?;
     if status.success() {

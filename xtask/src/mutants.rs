@@ -96,8 +96,9 @@ impl Workshop {
         }
         let endian = if cfg!(target_endian = "big") { "big" } else { "little" };
         let ebpf = copy.join("datapath/ebpf");
-        let built = nested::build_object(&ebpf, &self.dir.join("target"), std::env::consts::ARCH, endian)
-            .map_err(|error| anyhow!(error))?;
+        let built =
+            nested::build_object(&ebpf, &[], &self.dir.join("target"), (std::env::consts::ARCH, endian))
+                .map_err(|error| anyhow!(error))?;
         let object = self.dir.join("specola.o");
         fs::copy(&built, &object).with_context(|| built.display().to_string())?;
         Ok(object)

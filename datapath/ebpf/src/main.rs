@@ -12,6 +12,8 @@
 #![expect(internal_features, reason = "the only way to an atomic add on this target")]
 
 mod address;
+#[cfg(feature = "bench")]
+mod bench;
 mod config;
 mod conntrack;
 mod deliver;

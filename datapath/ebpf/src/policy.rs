@@ -138,6 +138,15 @@ fn store(at: *mut CtSide, side: &CtSide) {
     }
 }
 
+/// The cookie of what the trie says of an endpoint's packet, nothing kept and nothing reported.
+#[cfg(feature = "bench")]
+#[inline(always)]
+pub(crate) fn lookup(work: &mut Work, endpoint: Endpoint, peer: u32, direction: u8) -> u32 {
+    let (word, state) = endpoint.policy();
+    let question = Question { endpoint, side: 0, peer, direction };
+    ask(work, &question, EndpointRecord::active(word), &state).cookie
+}
+
 /// Asks the active trie: first about this peer, then about any.
 #[inline(always)]
 fn ask(work: &mut Work, question: &Question, active: u32, state: &PolicyState) -> Answer {

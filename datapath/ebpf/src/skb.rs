@@ -77,6 +77,14 @@ pub(crate) fn set_marks(ctx: &TcContext, bits: u32) {
     unsafe { (*raw(ctx)).mark = ((*raw(ctx)).mark & !mark::MASK) | bits };
 }
 
+/// Replaces the whole mark.
+#[cfg(feature = "bench")]
+#[inline(always)]
+pub(crate) fn set_all_marks(ctx: &TcContext, mark: u32) {
+    // SAFETY: as above.
+    unsafe { (*raw(ctx)).mark = mark };
+}
+
 /// Greatest offset that is read at.
 const MAX_OFFSET: u32 = 0x0fff;
 

@@ -53,7 +53,7 @@ fn wide_object() -> Vec<u8> {
     change("ebpf/src/conntrack.rs", "fresh.pad = 0;", "fresh.pad = 0;\n    fresh.more = 7;");
     let endian = if cfg!(target_endian = "big") { "big" } else { "little" };
     let built =
-        nested::build_object(&copy.join("ebpf"), &copy.join("target"), std::env::consts::ARCH, endian);
+        nested::build_object(&copy.join("ebpf"), &[], &copy.join("target"), (std::env::consts::ARCH, endian));
     std::fs::read(built.unwrap()).unwrap()
 }
 
