@@ -505,8 +505,8 @@ async fn wrong_requests_name_the_field() {
             "since: -1 nanoseconds are not within one second",
         ),
         (
-            filter(FlowFilter { http_method: vec!["get".into()], ..FlowFilter::default() }),
-            "whitelist[1].http_method: this server does not support the field yet: leave it out",
+            filter(FlowFilter { http_status_code: vec!["x".into()], ..FlowFilter::default() }),
+            "whitelist[1].http_status_code: invalid http status code filter: invalid status code prefix: \"x\"",
         ),
         (
             filter(FlowFilter { source_pod: vec![String::new()], ..FlowFilter::default() }),

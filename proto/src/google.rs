@@ -8,6 +8,8 @@ use prost::Name;
 
 mod json;
 
+pub use json::InvalidTimestamp;
+
 /// Nanoseconds of one second.
 const SECOND: i64 = 1_000_000_000;
 

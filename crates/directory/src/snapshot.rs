@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
-use specola_flow::{MetaHandle, MetaTable, NodeInfo, PolicyOrigin, WireOrigins};
+use specola_flow::{FlowNames, MetaHandle, MetaTable, NodeInfo, PolicyOrigin, WireOrigins};
 
 use crate::addresses::Addresses;
 
@@ -23,6 +23,16 @@ pub struct Directory {
 pub(crate) struct OriginSet {
     pub(crate) origins: Arc<[PolicyOrigin]>,
     pub(crate) wire: WireOrigins,
+}
+
+impl FlowNames for Directory {
+    fn interface_name(&self, ifindex: u32) -> Option<&str> {
+        self.interface(ifindex)
+    }
+
+    fn policy_origins(&self, cookie: u32) -> &[PolicyOrigin] {
+        self.origins(cookie).map_or(&[], AsRef::as_ref)
+    }
 }
 
 /// What is known of one side of a packet.

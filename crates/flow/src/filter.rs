@@ -1,8 +1,13 @@
 //! Filters: Hubble's `FlowFilter` messages compiled to predicates over compact flows.
 
+mod app;
+mod cel;
 mod clause;
 mod compile;
+mod name;
+mod node;
 mod pattern;
+mod peer;
 
 use std::ops::Range;
 
@@ -78,8 +83,16 @@ impl Filter {
     }
 }
 
+/// Filters that a list may have: each costs time for every flow.
+const MAX_FILTERS: usize = 256;
+/// Regular expressions and CEL expressions that a filter may have.
+const MAX_PATTERNS: usize = 32;
+
 fn compile_list(list: &'static str, filters: &[pb::FlowFilter]) -> Result<Vec<Filter>, InvalidFilter> {
     let compile_one = |(index, filter)| {
+        if index >= MAX_FILTERS {
+            return Err(compile::too_many().at(list, index));
+        }
         let clauses = compile::clauses(filter).map_err(|fault| fault.at(list, index))?;
         Ok(Filter { clauses })
     };

@@ -4,9 +4,11 @@
 //! [`MetaTable`] and in [`PolicyOrigin`] lists, found through the handles and the cookie in the record. The numbers are
 //! Hubble's; the types here say what they mean. Feature `proto` adds Hubble's messages and the filters made of them.
 //!
-//! No I/O, no clock, no thread: every function is pure.
+//! No I/O, no clock: every function is pure. Only the parser of CEL filters runs on a thread, for its stack.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "proto")]
+mod detail;
 mod drop_reason;
 #[cfg(feature = "proto")]
 mod filter;
@@ -26,6 +28,8 @@ mod view;
 #[cfg(feature = "proto")]
 mod wire;
 
+#[cfg(feature = "proto")]
+pub use detail::FlowDetail;
 pub use drop_reason::DropReason;
 #[cfg(feature = "proto")]
 pub use filter::{FilterSet, InvalidFilter};
@@ -40,7 +44,7 @@ pub use origin::PolicyOrigin;
 pub use record::{Flow, flags};
 pub use summary::Summary;
 pub use uuid::{FlowUuid, InstanceId};
-pub use view::{FlowView, Side};
+pub use view::{FlowNames, FlowView, Side};
 #[cfg(feature = "proto")]
 pub use wire::{FlowEncoder, WireFlow, WireOrigins};
 

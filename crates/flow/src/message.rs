@@ -70,6 +70,9 @@ pub fn flow_message(view: &FlowView<'_>, context: &MessageContext<'_>) -> pb::Fl
         message.policy_match_type = flow.match_type.into();
     }
     attribute(&mut message, flow, context.origins);
+    if let Some(detail) = view.detail {
+        detail.fill(&mut message);
+    }
     message
 }
 
@@ -117,7 +120,7 @@ fn ethernet(flow: &Flow) -> Option<pb::Ethernet> {
 }
 
 /// Lower-case hex with colons. By hand rather than by `format!`, because two of them are in every flow.
-fn mac_text(mac: [u8; 6]) -> String {
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     let mut text = String::with_capacity(17);
     for (index, byte) in mac.into_iter().enumerate() {
         if index > 0 {

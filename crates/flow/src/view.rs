@@ -1,6 +1,18 @@
 //! A flow with everything that its handles lead to.
 
-use crate::{EndpointMeta, Flow, FlowUuid, InstanceId, MetaTable, NodeInfo};
+use std::fmt::Debug;
+
+#[cfg(feature = "proto")]
+use crate::FlowDetail;
+use crate::{EndpointMeta, Flow, FlowUuid, InstanceId, MetaTable, NodeInfo, PolicyOrigin};
+
+/// Finds the names behind numbers of a flow that no handle leads to.
+pub trait FlowNames: Debug {
+    /// Name of an interface of the node.
+    fn interface_name(&self, ifindex: u32) -> Option<&str>;
+    /// Rules behind a cookie.
+    fn policy_origins(&self, cookie: u32) -> &[PolicyOrigin];
+}
 
 /// A flow as filters and conversions see it.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +31,11 @@ pub struct FlowView<'a> {
     pub destination_labels: &'a [String],
     /// Who observed it.
     pub node: &'a NodeInfo,
+    /// Names of interfaces and policies; without them such conditions of filters do not match.
+    pub names: Option<&'a dyn FlowNames>,
+    /// What the record has no place for.
+    #[cfg(feature = "proto")]
+    pub detail: Option<&'a FlowDetail>,
 }
 
 impl<'a> FlowView<'a> {
@@ -32,8 +49,33 @@ impl<'a> FlowView<'a> {
     ) -> Self {
         let (source, source_labels) = metas.known(flow.source_meta);
         let (destination, destination_labels) = metas.known(flow.destination_meta);
-        let uuid = FlowUuid { instance, seq };
-        Self { flow, uuid, source, destination, source_labels, destination_labels, node }
+        Self {
+            flow,
+            uuid: FlowUuid { instance, seq },
+            source,
+            destination,
+            source_labels,
+            destination_labels,
+            node,
+            names: None,
+            #[cfg(feature = "proto")]
+            detail: None,
+        }
+    }
+
+    /// The same with names.
+    #[must_use]
+    pub const fn with_names(mut self, names: &'a dyn FlowNames) -> Self {
+        self.names = Some(names);
+        self
+    }
+
+    /// The same with details.
+    #[cfg(feature = "proto")]
+    #[must_use]
+    pub const fn with_detail(mut self, detail: &'a FlowDetail) -> Self {
+        self.detail = Some(detail);
+        self
     }
 
     /// Who was on this side.

@@ -29,9 +29,11 @@ async fn walk_back(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, head: u
     {
         start = seq;
         let is_early_enough = query.until_ns.is_none_or(|until_ns| flow.time_ns <= until_ns);
-        let view = FlowView::new(&flow, seq, shared.config.instance, shared.directory.metas(), node);
-        if is_early_enough && flow.lost_count().is_none() && query.filters.passes(&view) {
-            missing -= 1;
+        if is_early_enough && flow.lost_count().is_none() {
+            let directory = shared.directory.load();
+            let view = FlowView::new(&flow, seq, shared.config.instance, shared.directory.metas(), node)
+                .with_names(&**directory);
+            missing -= u64::from(query.filters.passes(&view));
         }
         looked_at += 1;
         if looked_at % TURN == 0 {

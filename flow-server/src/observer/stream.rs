@@ -155,8 +155,10 @@ impl FlowStream {
         {
             return Ok(if self.is_past(until_ns, seq, flow) { Step::End } else { Step::Skipped });
         }
+        let directory = self.shared.directory.load();
         let view =
-            FlowView::new(flow, seq, self.shared.config.instance, self.shared.directory.metas(), &self.node);
+            FlowView::new(flow, seq, self.shared.config.instance, self.shared.directory.metas(), &self.node)
+                .with_names(&**directory);
         if !self.query.filters.passes(&view) {
             return Ok(Step::Skipped);
         }

@@ -19,9 +19,18 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+impl std::str::FromStr for Timestamp {
+    type Err = InvalidTimestamp;
+
+    /// Reads RFC 3339.
+    fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
         let time: jiff::Timestamp = text
             .parse()
-            .map_err(|error| D::Error::custom(format!("{text:?} is no RFC 3339 time: {error}")))?;
+            .map_err(|error| InvalidTimestamp(format!("{text:?} is no RFC 3339 time: {error}")))?;
         let (mut seconds, mut nanos) = (time.as_second(), time.subsec_nanosecond());
         if nanos < 0 {
             seconds -= 1;
@@ -30,6 +39,11 @@ impl<'de> Deserialize<'de> for Timestamp {
         Ok(Self { seconds, nanos })
     }
 }
+
+/// The text is no time.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidTimestamp(String);
 
 fn rfc3339(time: Timestamp) -> Result<String, jiff::Error> {
     let whole = jiff::Timestamp::from_second(time.seconds)?;

@@ -3,10 +3,15 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use specola_labels::{Label, LabelSet, Selector};
+use specola_proto::flow::layer7::Record;
 
-use super::pattern::{NodePattern, PodPattern};
-use crate::{FlowUuid, FlowView, Side, Verdict, Workload, protocol};
+use super::{
+    app::AppClause,
+    cel::Expression,
+    node::{NodeLabelsClause, NodePattern},
+    peer::PeerClause,
+};
+use crate::{FlowUuid, FlowView, Side, Verdict, protocol};
 
 /// A condition; each variant matches when one of its values does.
 #[derive(Clone, Debug)]
@@ -15,29 +20,23 @@ pub(super) enum Clause {
     EventType(Vec<EventTypeMatch>),
     Verdict(NumberSet),
     DropReason(NumberSet),
-    Reply {
-        yes: bool,
-        no: bool,
-    },
+    Reply { yes: bool, no: bool },
     Direction(NumberSet),
     IpVersion(NumberSet),
-    /// No flow is encrypted: matches when unencrypted ones are wanted.
-    Encrypted {
-        wants_plain: bool,
-    },
+    Encrypted { yes: bool, no: bool },
     Protocol(Vec<ProtocolMatch>),
     TcpFlags(Vec<u8>),
     Identity(Side, Vec<u32>),
     Port(Side, Vec<u16>),
     Ip(Side, Vec<IpMatch>),
-    Pod(Side, Vec<PodPattern>),
-    Workload(Side, Vec<Workload>),
-    Cluster(Side, Vec<String>),
-    Labels(Side, Vec<Selector>),
+    IpXlated(Vec<IpMatch>),
+    Peer(PeerClause),
     NodeName(Vec<NodePattern>),
-    NodeLabels(Vec<Selector>),
-    /// The server has no data for the field, so no flow can match.
-    Never,
+    NodeLabels(NodeLabelsClause),
+    Interface(Vec<InterfaceMatch>),
+    IpTraceId(Vec<u64>),
+    App(AppClause),
+    Cel(Vec<Expression>),
 }
 
 /// Numbers 0 to 255.
@@ -68,8 +67,18 @@ pub(super) enum ProtocolMatch {
     Number(u8),
     /// ICMP of either version.
     Icmp,
-    /// A protocol of the application layer: no flow carries one yet.
-    Application,
+    Dns,
+    Http,
+    Kafka,
+}
+
+/// An interface by index, name or both.
+#[derive(Clone, Debug)]
+pub(super) struct InterfaceMatch {
+    /// 0 = any.
+    pub(super) index: u32,
+    /// Empty = any.
+    pub(super) name: String,
 }
 
 /// An address or a prefix.
@@ -95,7 +104,13 @@ impl Clause {
             },
             Self::Direction(set) => set.contains(flow.direction),
             Self::IpVersion(set) => set.contains(ip_version(flow.source_ip())),
-            Self::Encrypted { wants_plain } => *wants_plain,
+            Self::Encrypted { yes, no } => {
+                if view.detail.is_some_and(|detail| detail.encrypted) {
+                    *yes
+                } else {
+                    *no
+                }
+            }
             Self::Protocol(protocols) => protocols.iter().any(|wanted| wanted.matches(view)),
             Self::TcpFlags(masks) => {
                 let is_tcp = flow.source_ip().is_some() && flow.protocol == protocol::TCP;
@@ -106,22 +121,20 @@ impl Clause {
             Self::Ip(side, wanted) => {
                 address(view, *side).is_some_and(|ip| wanted.iter().any(|value| value.matches(ip)))
             }
-            Self::Pod(side, patterns) => view.meta(*side).is_some_and(|meta| {
-                patterns.iter().any(|pattern| pattern.matches(&meta.namespace, &meta.pod_name))
-            }),
-            Self::Workload(side, wanted) => view.meta(*side).is_some_and(|meta| {
-                meta.workloads.iter().any(|own| wanted.iter().any(|w| workload_matches(w, own)))
-            }),
-            Self::Cluster(side, names) => {
-                view.meta(*side).is_some_and(|meta| names.contains(&meta.cluster_name))
+            Self::IpXlated(wanted) => {
+                let ip = view.detail.and_then(|detail| detail.source_ip_xlated.parse().ok());
+                ip.is_some_and(|ip| wanted.iter().any(|value| value.matches(ip)))
             }
-            Self::Labels(side, selectors) => match view.meta(*side) {
-                Some(meta) => selectors.iter().any(|selector| selector.matches(&meta.labels)),
-                None => selectors.iter().any(|selector| selector.matches(&LabelSet::empty())),
-            },
+            Self::Peer(clause) => clause.matches(view),
             Self::NodeName(patterns) => patterns.iter().any(|pattern| pattern.matches(view.node)),
-            Self::NodeLabels(selectors) => node_labels_match(view, selectors),
-            Self::Never => false,
+            Self::NodeLabels(clause) => clause.matches(view.node),
+            Self::Interface(wanted) => wanted.iter().any(|interface| interface.matches(view)),
+            Self::IpTraceId(wanted) => {
+                let id = view.detail.and_then(|detail| detail.ip_trace_id.as_ref());
+                wanted.contains(&id.map_or(0, |id| id.trace_id))
+            }
+            Self::App(clause) => view.detail.is_some_and(|detail| clause.matches(detail)),
+            Self::Cel(expressions) => expressions.iter().any(|expression| expression.matches(view)),
         }
     }
 }
@@ -136,14 +149,28 @@ impl EventTypeMatch {
 impl ProtocolMatch {
     fn matches(self, view: &FlowView<'_>) -> bool {
         let flow = view.flow;
-        if flow.source_ip().is_none() {
+        let record = view.detail.and_then(|detail| detail.l7.as_ref()?.record.as_ref());
+        let is_ip = flow.ip_version != 0;
+        match self {
+            Self::Number(number) => is_ip && flow.protocol == number,
+            Self::Icmp => is_ip && matches!(flow.protocol, protocol::ICMP | protocol::ICMPV6),
+            Self::Dns => matches!(record, Some(Record::Dns(_))),
+            Self::Http => matches!(record, Some(Record::Http(_))),
+            Self::Kafka => matches!(record, Some(Record::Kafka(_))),
+        }
+    }
+}
+
+impl InterfaceMatch {
+    fn matches(&self, view: &FlowView<'_>) -> bool {
+        let flow = view.flow;
+        // As in the message: only traces say where they were seen.
+        if flow.ifindex == 0 || flow.observation_point().is_none() {
             return false;
         }
-        match self {
-            Self::Number(number) => flow.protocol == number,
-            Self::Icmp => matches!(flow.protocol, protocol::ICMP | protocol::ICMPV6),
-            Self::Application => false,
-        }
+        let has_name = || view.names.and_then(|names| names.interface_name(flow.ifindex));
+        (self.index == 0 || self.index == flow.ifindex)
+            && (self.name.is_empty() || has_name() == Some(self.name.as_str()))
     }
 }
 
@@ -183,14 +210,4 @@ fn address(view: &FlowView<'_>, side: Side) -> Option<IpAddr> {
         Side::Source => view.flow.source_ip(),
         Side::Destination => view.flow.destination_ip(),
     }
-}
-
-/// An empty name or kind in the filter is any.
-fn workload_matches(wanted: &Workload, own: &Workload) -> bool {
-    (wanted.name.is_empty() || wanted.name == own.name) && (wanted.kind.is_empty() || wanted.kind == own.kind)
-}
-
-fn node_labels_match(view: &FlowView<'_>, selectors: &[Selector]) -> bool {
-    let own: LabelSet = view.node.labels.iter().filter_map(|text| text.parse::<Label>().ok()).collect();
-    selectors.iter().any(|selector| selector.matches(&own))
 }

@@ -3,10 +3,16 @@
 use specola_proto::flow as pb;
 
 use super::{
-    clause::{Clause, EventTypeMatch, IpMatch, NumberSet, ProtocolMatch},
-    pattern::{NodePattern, PodPattern, label_selector},
+    MAX_FILTERS, MAX_PATTERNS,
+    app::{AppClause, StatusMatch, pattern},
+    cel::Expression,
+    clause::{Clause, EventTypeMatch, InterfaceMatch, IpMatch, NumberSet, ProtocolMatch},
+    name::NamePattern,
+    node::{NodeLabelsClause, NodePattern},
+    pattern::{PodPattern, label_selector},
+    peer::{PeerClause, PeerTest},
 };
-use crate::{Side, Workload, protocol};
+use crate::{EventType, Side, Workload, protocol};
 
 /// Why a filter cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -34,9 +40,14 @@ impl Fault {
     }
 }
 
+/// The list of filters is too long.
+pub(super) fn too_many() -> Fault {
+    Fault::new("*", format!("a list may have {MAX_FILTERS} filters at most"))
+}
+
 /// Clauses of one filter, cheap and selective ones first.
 pub(super) fn clauses(filter: &pb::FlowFilter) -> Result<Vec<Clause>, Fault> {
-    refuse_unsupported(filter)?;
+    refuse_many_patterns(filter)?;
     let mut clauses = Vec::new();
     scalar_clauses(filter, &mut clauses)?;
     for side in [Side::Source, Side::Destination] {
@@ -51,32 +62,35 @@ pub(super) fn clauses(filter: &pb::FlowFilter) -> Result<Vec<Clause>, Fault> {
         let patterns: Result<_, _> = names.iter().map(|name| NodePattern::parse(name)).collect();
         Ok(Clause::NodeName(patterns.map_err(|cause| Fault::new("node_name", cause))?))
     })?;
-    add(&mut clauses, &filter.node_labels, |texts| Ok(Clause::NodeLabels(selectors("node_labels", texts)?)))?;
+    add(&mut clauses, &filter.node_labels, |texts| {
+        Ok(Clause::NodeLabels(NodeLabelsClause::new(selectors("node_labels", texts)?)))
+    })?;
+    add(&mut clauses, &filter.interface, |wanted| {
+        let interface =
+            |wanted: &pb::NetworkInterface| InterfaceMatch { index: wanted.index, name: wanted.name.clone() };
+        Ok(Clause::Interface(wanted.iter().map(interface).collect()))
+    })?;
+    app_clauses(filter, &mut clauses)?;
+    let experimental = filter.experimental.as_ref();
+    add(&mut clauses, experimental.map_or(&[], |more| &more.cel_expression), |texts| {
+        let expressions: Result<_, _> = texts.iter().map(|text| Expression::compile(text)).collect();
+        let refused = |cause| Fault::new("experimental.cel_expression", format!("{cause}"));
+        Ok(Clause::Cel(expressions.map_err(refused)?))
+    })?;
     Ok(clauses)
 }
 
-/// Fields for which a silent "no match" would mislead.
-fn refuse_unsupported(filter: &pb::FlowFilter) -> Result<(), Fault> {
-    let has_cel = filter.experimental.as_ref().is_some_and(|more| !more.cel_expression.is_empty());
-    let unsupported = [
-        ("source_fqdn", !filter.source_fqdn.is_empty()),
-        ("destination_fqdn", !filter.destination_fqdn.is_empty()),
-        ("source_ip_xlated", !filter.source_ip_xlated.is_empty()),
-        ("dns_query", !filter.dns_query.is_empty()),
-        ("http_status_code", !filter.http_status_code.is_empty()),
-        ("http_method", !filter.http_method.is_empty()),
-        ("http_path", !filter.http_path.is_empty()),
-        ("http_url", !filter.http_url.is_empty()),
-        ("http_header", !filter.http_header.is_empty()),
-        ("trace_id", !filter.trace_id.is_empty()),
-        ("ip_trace_id", !filter.ip_trace_id.is_empty()),
-        ("interface", !filter.interface.is_empty()),
-        ("experimental.cel_expression", has_cel),
+/// Patterns take memory once compiled, so their number has a bound.
+fn refuse_many_patterns(filter: &pb::FlowFilter) -> Result<(), Fault> {
+    let cel = filter.experimental.as_ref().map_or(0, |more| more.cel_expression.len());
+    let fields = [
+        ("dns_query", filter.dns_query.len()),
+        ("http_path", filter.http_path.len()),
+        ("http_url", filter.http_url.len()),
+        ("experimental.cel_expression", cel),
     ];
-    match unsupported.iter().find(|(_, is_set)| *is_set) {
-        Some((field, _)) => {
-            Err(Fault::new(field, "this server does not support the field yet: leave it out"))
-        }
+    match fields.iter().find(|(_, count)| *count > MAX_PATTERNS) {
+        Some((field, _)) => Err(Fault::new(field, format!("at most {MAX_PATTERNS} patterns are allowed"))),
         None => Ok(()),
     }
 }
@@ -107,7 +121,14 @@ fn scalar_clauses(filter: &pb::FlowFilter, clauses: &mut Vec<Clause>) -> Result<
     add(clauses, &filter.reply, |values| {
         Ok(Clause::Reply { yes: values.contains(&true), no: values.contains(&false) })
     })?;
-    add(clauses, &filter.encrypted, |values| Ok(Clause::Encrypted { wants_plain: values.contains(&false) }))?;
+    add(clauses, &filter.encrypted, |values| {
+        Ok(Clause::Encrypted { yes: values.contains(&true), no: values.contains(&false) })
+    })?;
+    add(clauses, &filter.ip_trace_id, |values| Ok(Clause::IpTraceId(values.to_vec())))?;
+    add(clauses, &filter.source_ip_xlated, |texts| {
+        let ips: Result<_, _> = texts.iter().map(|text| parse_ip("source_ip_xlated", text)).collect();
+        Ok(Clause::IpXlated(ips?))
+    })?;
     add(clauses, &filter.traffic_direction, |values| {
         Ok(Clause::Direction(numbers("traffic_direction", values)?))
     })?;
@@ -117,6 +138,59 @@ fn scalar_clauses(filter: &pb::FlowFilter, clauses: &mut Vec<Clause>) -> Result<
         Ok(Clause::Protocol(protocols?))
     })?;
     add(clauses, &filter.tcp_flags, |flags| Ok(Clause::TcpFlags(flags.iter().filter_map(tcp_mask).collect())))
+}
+
+/// Fields about application data.
+fn app_clauses(filter: &pb::FlowFilter, clauses: &mut Vec<Clause>) -> Result<(), Fault> {
+    add(clauses, &filter.dns_query, |texts| {
+        let invalid = |cause| Fault::new("dns_query", format!("invalid DNS query filter: {cause}"));
+        Ok(Clause::App(AppClause::DnsQuery(patterns(texts).map_err(invalid)?)))
+    })?;
+    add(clauses, &filter.trace_id, |ids| Ok(Clause::App(AppClause::TraceId(ids.to_vec()))))?;
+    add_http(clauses, filter, "http_status_code", &filter.http_status_code, |codes| {
+        let parse = |text: &String| {
+            StatusMatch::parse(text).ok_or_else(|| {
+                format!("invalid http status code filter: invalid status code prefix: \"{text}\"")
+            })
+        };
+        Ok(AppClause::HttpStatus(codes.iter().map(parse).collect::<Result<_, _>>()?))
+    })?;
+    add_http(clauses, filter, "http_method", &filter.http_method, |methods| {
+        Ok(AppClause::HttpMethod(methods.to_vec()))
+    })?;
+    add_http(clauses, filter, "http_path", &filter.http_path, |texts| {
+        Ok(AppClause::HttpPath(patterns(texts)?))
+    })?;
+    add_http(clauses, filter, "http_url", &filter.http_url, |texts| {
+        Ok(AppClause::HttpUrl(patterns(texts)?))
+    })?;
+    add_http(clauses, filter, "http_header", &filter.http_header, |headers| {
+        Ok(AppClause::HttpHeader(headers.to_vec()))
+    })
+}
+
+/// As [`add`], for fields that only flows of the application layer can match.
+fn add_http<T>(
+    clauses: &mut Vec<Clause>,
+    filter: &pb::FlowFilter,
+    field: &'static str,
+    values: &[T],
+    make: impl FnOnce(&[T]) -> Result<AppClause, String>,
+) -> Result<(), Fault> {
+    add(clauses, values, |values| {
+        let kinds = &filter.event_type;
+        if !kinds.is_empty() && !kinds.iter().any(|kind| kind.r#type == i32::from(EventType::L7.0)) {
+            let words = field.replace('_', " ");
+            let cause =
+                format!("filtering by {words} requires the event type filter to only match 'l7' events");
+            return Err(Fault::new(field, cause));
+        }
+        Ok(Clause::App(make(values).map_err(|cause| Fault::new(field, cause))?))
+    })
+}
+
+fn patterns(texts: &[String]) -> Result<Vec<regex::Regex>, String> {
+    texts.iter().map(|text| pattern(text)).collect()
 }
 
 const fn event_type(wanted: &pb::EventTypeFilter) -> EventTypeMatch {
@@ -147,7 +221,9 @@ fn protocol_match(name: &str) -> Result<ProtocolMatch, Fault> {
         "sctp" => ProtocolMatch::Number(protocol::SCTP),
         "vrrp" => ProtocolMatch::Number(protocol::VRRP),
         "igmp" => ProtocolMatch::Number(protocol::IGMP),
-        "dns" | "http" | "kafka" => ProtocolMatch::Application,
+        "dns" => ProtocolMatch::Dns,
+        "http" => ProtocolMatch::Http,
+        "kafka" => ProtocolMatch::Kafka,
         _ => return Err(Fault::new("protocol", format!("unknown protocol: \"{name}\""))),
     })
 }
@@ -174,6 +250,7 @@ struct SideFields<'a> {
     port: (&'static str, &'a [String]),
     label: (&'static str, &'a [String]),
     service: (&'static str, &'a [String]),
+    fqdn: (&'static str, &'a [String]),
     cluster: (&'static str, &'a [String]),
     workload: &'a [pb::Workload],
     identity: &'a [u32],
@@ -189,6 +266,7 @@ impl<'a> SideFields<'a> {
                 port: ("source_port", &filter.source_port),
                 label: ("source_label", &filter.source_label),
                 service: ("source_service", &filter.source_service),
+                fqdn: ("source_fqdn", &filter.source_fqdn),
                 cluster: ("source_cluster_name", &filter.source_cluster_name),
                 workload: &filter.source_workload,
                 identity: &filter.source_identity,
@@ -200,6 +278,7 @@ impl<'a> SideFields<'a> {
                 port: ("destination_port", &filter.destination_port),
                 label: ("destination_label", &filter.destination_label),
                 service: ("destination_service", &filter.destination_service),
+                fqdn: ("destination_fqdn", &filter.destination_fqdn),
                 cluster: ("destination_cluster_name", &filter.destination_cluster_name),
                 workload: &filter.destination_workload,
                 identity: &filter.destination_identity,
@@ -226,21 +305,23 @@ impl<'a> SideFields<'a> {
     /// Names and labels.
     fn name_clauses(&self, clauses: &mut Vec<Clause>) -> Result<(), Fault> {
         let side = self.side;
+        let peer = |test| Ok(Clause::Peer(PeerClause::new(side, test)));
         let (field, values) = self.pod;
-        add(clauses, values, |texts| Ok(Clause::Pod(side, pods(field, texts)?)))?;
-        let (field, values) = self.service;
-        // Checked like any other field, but flows carry no service names yet.
-        add(clauses, values, |texts| pods(field, texts).map(|_checked| Clause::Never))?;
+        add(clauses, values, |texts| peer(PeerTest::Pod(pods(field, texts)?)))?;
         add(clauses, self.workload, |values| {
-            Ok(Clause::Workload(side, values.iter().map(workload).collect()))
+            peer(PeerTest::Workload(values.iter().map(workload).collect()))
         })?;
+        let (field, values) = self.service;
+        add(clauses, values, |texts| Ok(Clause::App(AppClause::Service(side, pods(field, texts)?))))?;
+        let (field, values) = self.fqdn;
+        add(clauses, values, |texts| Ok(Clause::App(AppClause::Fqdn(side, names(field, texts)?))))?;
         let (field, values) = self.cluster;
         add(clauses, values, |names| match names.iter().any(String::is_empty) {
             true => Err(Fault::new(field, "a cluster name must not be empty")),
-            false => Ok(Clause::Cluster(side, names.to_vec())),
+            false => peer(PeerTest::Cluster(names.to_vec())),
         })?;
         let (field, values) = self.label;
-        add(clauses, values, |texts| Ok(Clause::Labels(side, selectors(field, texts)?)))
+        add(clauses, values, |texts| peer(PeerTest::Labels(selectors(field, texts)?)))
     }
 }
 
@@ -263,6 +344,14 @@ fn parse_ip(field: &'static str, text: &str) -> Result<IpMatch, Fault> {
 fn pods(field: &'static str, texts: &[String]) -> Result<Vec<PodPattern>, Fault> {
     let parse = |text: &String| {
         PodPattern::parse(text).ok_or_else(|| Fault::new(field, "invalid filter, name must not be empty"))
+    };
+    texts.iter().map(parse).collect()
+}
+
+fn names(field: &'static str, texts: &[String]) -> Result<Vec<NamePattern>, Fault> {
+    let parse = |text: &String| {
+        let pattern = NamePattern::parse(text).map_err(|cause| Fault::new(field, cause))?;
+        pattern.ok_or_else(|| Fault::new(field, "empty pattern"))
     };
     texts.iter().map(parse).collect()
 }

@@ -1,8 +1,6 @@
-//! The small languages inside filter values: pods, node names, label selectors.
+//! The small languages inside filter values: pods, label selectors.
 
 use specola_labels::{InvalidSelector, Operator, Requirement, Selector, SelectorKey};
-
-use crate::{DEFAULT_CLUSTER, NodeInfo};
 
 /// `pod`, `namespace/pod`, `namespace/`, `/pod` or `/`; pod names are prefixes.
 #[derive(Clone, Debug)]
@@ -33,76 +31,6 @@ impl PodPattern {
 
 /// Namespace of a pod pattern without a slash.
 const DEFAULT_NAMESPACE: &str = "default";
-
-/// `[cluster/]node`, where `*` stands for any run of `-`, `.`, digits and lower-case letters.
-#[derive(Clone, Debug)]
-pub(super) struct NodePattern {
-    /// `None` = any.
-    cluster: Option<String>,
-    /// `None` = any.
-    node: Option<String>,
-}
-
-impl NodePattern {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let (cluster, node) = match text.split_once('/') {
-            None => ("", text),
-            Some((_, node)) if node.contains('/') => {
-                return Err(format!("too many slashes in pattern \"{text}\""));
-            }
-            Some(parts) => parts,
-        };
-        if text.is_empty() {
-            return Err("empty pattern".to_owned());
-        }
-        Ok(Self { cluster: name_pattern(cluster)?, node: name_pattern(node)? })
-    }
-
-    pub(super) fn matches(&self, node: &NodeInfo) -> bool {
-        let cluster = if node.cluster_name.is_empty() { DEFAULT_CLUSTER } else { &node.cluster_name };
-        self.cluster.as_deref().is_none_or(|pattern| glob(pattern.as_bytes(), cluster.as_bytes()))
-            && self.node.as_deref().is_none_or(|pattern| glob(pattern.as_bytes(), node.name.as_bytes()))
-    }
-}
-
-/// Trims and checks a pattern; `None` when it is empty, which stands for anything.
-fn name_pattern(text: &str) -> Result<Option<String>, String> {
-    let trimmed = text.trim();
-    let name = trimmed.strip_suffix('.').unwrap_or(trimmed).to_lowercase();
-    if name.ends_with('.') {
-        return Err(format!("multiple trailing dots in pattern \"{text}\""));
-    }
-    let is_allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.' | '*');
-    match name.chars().find(|c| !is_allowed(*c)) {
-        Some(_) => Err(format!("'{name}': invalid rune in pattern")),
-        None => Ok((!name.is_empty()).then_some(name)),
-    }
-}
-
-/// Whole-string match; `*` takes any run of the characters of a DNS name. Linear in the text per star.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    // Where to go on when the last star takes one more character.
-    let mut retry: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            retry = Some((p + 1, t));
-            p += 1;
-        } else if pattern.get(p) == text.get(t) {
-            p += 1;
-            t += 1;
-        } else if let Some((after_star, taken)) = retry
-            && text.get(taken).is_some_and(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
-        {
-            p = after_star;
-            t = taken + 1;
-            retry = Some((after_star, t));
-        } else {
-            return false;
-        }
-    }
-    pattern.get(p..).is_some_and(|rest| rest.iter().all(|c| *c == b'*'))
-}
 
 /// Why a text is not a label selector.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -224,42 +152,6 @@ mod tests {
     }
 
     #[test]
-    fn nodes() {
-        let node = |cluster: &str, name: &str| NodeInfo {
-            name: name.into(),
-            cluster_name: cluster.into(),
-            labels: vec![],
-        };
-        for (pattern, cluster, name, matches) in [
-            ("n1", "default", "n1", true),
-            ("n1", "east", "n1", true),
-            ("n", "east", "n1", false),
-            ("n*", "east", "n1", true),
-            ("*1", "east", "n1", true),
-            ("n*x*1", "east", "nyxz1", true),
-            ("n*", "east", "n_1", false),
-            ("default/n1", "", "n1", true),
-            ("east/", "east", "n9", true),
-            ("east/", "west", "n9", false),
-            ("N1.", "east", "n1", true),
-        ] {
-            assert_eq!(
-                NodePattern::parse(pattern).unwrap().matches(&node(cluster, name)),
-                matches,
-                "{pattern} {name}"
-            );
-        }
-        for (pattern, error) in [
-            ("", "empty pattern"),
-            ("a/b/c", "too many slashes in pattern \"a/b/c\""),
-            ("a..", "multiple trailing dots in pattern \"a..\""),
-            ("a b", "'a b': invalid rune in pattern"),
-        ] {
-            assert_eq!(NodePattern::parse(pattern).unwrap_err(), error);
-        }
-    }
-
-    #[test]
     fn label_selectors() {
         let labels: LabelSet = ["k8s:app=web", "k8s:tier=front", "reserved:world"]
             .iter()
@@ -296,21 +188,7 @@ mod tests {
         #[test]
         fn any_text_is_answered(text in "\\PC*") {
             // A panic fails the test; any answer is right.
-            let _answer = (label_selector(&text).is_ok(), NodePattern::parse(&text).is_ok(), PodPattern::parse(&text).is_some());
-        }
-
-        #[test]
-        fn glob_equals_its_definition(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
-            prop_assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), slow_glob(pattern.as_bytes(), text.as_bytes()));
-        }
-    }
-
-    fn slow_glob(pattern: &[u8], text: &[u8]) -> bool {
-        match (pattern.split_first(), text.split_first()) {
-            (None, None) => true,
-            (Some((b'*', rest)), _) => (0..=text.len()).any(|taken| slow_glob(rest, &text[taken..])),
-            (Some((p, rest)), Some((t, tail))) => p == t && slow_glob(rest, tail),
-            _ => false,
+            let _answer = (label_selector(&text).is_ok(), PodPattern::parse(&text).is_some());
         }
     }
 }

@@ -38,6 +38,8 @@ fn message(flow: &Flow, origins: &[PolicyOrigin]) -> pb::Flow {
         destination: None,
         destination_labels: &[],
         node: &node,
+        names: None,
+        detail: None,
     };
     let context = MessageContext {
         version: "1.2.3",
