@@ -19,9 +19,11 @@ mod metrics;
 mod namespaces;
 mod observer;
 mod pipeline;
+mod pressure;
 mod serve;
 mod shared;
 mod streams;
+mod wire;
 
 pub use clock::Clock;
 pub use convert::BadRecord;

@@ -14,9 +14,12 @@ use specola_proto::{
 };
 use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
 
-use crate::shared::{FlowServer, Shared};
-use request::FlowsQuery;
-use stream::FlowStream;
+use crate::{
+    shared::{FlowServer, Shared},
+    wire::FlowChunks,
+};
+pub(crate) use request::FlowsQuery;
+use stream::{FlowStream, messages};
 
 /// Answers Hubble's clients. One per server; it ends its streams when `drain` is signalled.
 #[derive(Clone, Debug)]
@@ -48,6 +51,17 @@ impl ObserverService {
         response
     }
 
+    /// Answers to GetFlows in the form in which they go out.
+    pub(crate) async fn open_flows(
+        &self,
+        request: Request<pb::GetFlowsRequest>,
+    ) -> Result<Response<FlowChunks>, Status> {
+        let query = FlowsQuery::parse(request.get_ref())
+            .map_err(|refused| Status::invalid_argument(refused.to_string()))?;
+        let stream = FlowStream::open(Arc::clone(self.shared()), query, self.drain.clone()).await;
+        Ok(self.reply(stream.into_chunks()))
+    }
+
     fn shared(&self) -> &Arc<Shared> {
         &self.server.shared
     }
@@ -63,10 +77,10 @@ impl Observer for ObserverService {
         &self,
         request: Request<pb::GetFlowsRequest>,
     ) -> Result<Response<Self::GetFlowsStream>, Status> {
-        let query = FlowsQuery::parse(request.get_ref())
-            .map_err(|refused| Status::invalid_argument(refused.to_string()))?;
-        let stream = FlowStream::open(Arc::clone(self.shared()), query, self.drain.clone()).await;
-        Ok(self.reply(Box::pin(futures::stream::unfold(stream, FlowStream::step))))
+        Ok(self
+            .open_flows(request)
+            .await?
+            .map(|chunks| -> Self::GetFlowsStream { Box::pin(messages(chunks)) }))
     }
 
     async fn get_agent_events(

@@ -12,7 +12,8 @@ use specola_ring::{Class, Writer};
 use tokio::sync::watch;
 
 use crate::{
-    convert::convert, kernel_loss::KernelLoss, ledger::Counts, namespaces::NamespaceTracker, shared::Shared,
+    convert::convert, kernel_loss::KernelLoss, ledger::Counts, namespaces::NamespaceTracker,
+    pressure::PressureSender, shared::Shared,
 };
 
 /// Turns events into flows. It belongs to the thread that reads the kernel's ring buffers and never waits.
@@ -22,6 +23,7 @@ pub struct Pipeline {
     counts: Counts,
     ring: Writer<Flow>,
     head: watch::Sender<u64>,
+    pressure: PressureSender,
     agent_events: Receiver<Event>,
     namespaces: NamespaceTracker,
     kernel_loss: KernelLoss,
@@ -32,7 +34,7 @@ impl Pipeline {
         shared: Arc<Shared>,
         counts: Counts,
         ring: Writer<Flow>,
-        head: watch::Sender<u64>,
+        (head, pressure): (watch::Sender<u64>, PressureSender),
         agent_events: Receiver<Event>,
     ) -> Self {
         Self {
@@ -40,6 +42,7 @@ impl Pipeline {
             counts,
             ring,
             head,
+            pressure,
             agent_events,
             namespaces: NamespaceTracker::default(),
             kernel_loss: KernelLoss::default(),
@@ -105,6 +108,10 @@ impl Pipeline {
 
     fn write(&mut self, flow: &Flow) {
         append(&mut self.ring, &mut self.counts, &self.shared, flow, class(flow));
+        if self.pressure.pushed(self.ring.pushed()) {
+            // A batch may be larger than what readers can afford to miss.
+            self.head.send_replace(self.ring.pushed());
+        }
         let (metas, list) = (self.shared.directory.metas(), &self.shared.namespaces);
         self.namespaces.track(flow.source_meta, flow.time_ns, metas, list);
         self.namespaces.track(flow.destination_meta, flow.time_ns, metas, list);

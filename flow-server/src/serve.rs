@@ -10,7 +10,6 @@ use std::{
 
 use futures::{Stream, TryStreamExt};
 use specola_lifecycle::Drain;
-use specola_proto::observer::observer_server::ObserverServer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
@@ -18,7 +17,7 @@ use tokio::{
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::{Server, server::Connected};
 
-use crate::{observer::ObserverService, shared::FlowServer};
+use crate::{observer::ObserverService, shared::FlowServer, wire::GetFlowsService};
 
 /// Where to listen.
 #[derive(Clone, Debug, Default)]
@@ -126,7 +125,7 @@ impl FlowServer {
     {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status(HEALTH_SERVICE, tonic_health::ServingStatus::Serving).await;
-        let observer = ObserverServer::new(ObserverService::new(self.clone(), drain.clone()));
+        let observer = GetFlowsService::new(ObserverService::new(self.clone(), drain.clone()));
         Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .max_concurrent_streams(Some(MAX_STREAMS))

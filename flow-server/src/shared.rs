@@ -12,7 +12,9 @@ use crate::{
     ledger::{Book, Ledger, LedgerCounts, MemoryBook},
     namespaces::Namespaces,
     pipeline::{AgentEvents, Pipeline},
+    pressure::{Pressure, pressure},
     streams::{StreamCounts, Streams},
+    wire::Feeds,
 };
 
 /// How the flow server is set up.
@@ -59,6 +61,7 @@ pub fn flow_server(
 ) -> Result<(Pipeline, FlowServer), InvalidCapacity> {
     let (ring_writer, ring_reader) = ring(config.capacity)?;
     let (head_sender, head) = watch::channel(0);
+    let (pressure_sender, pressure) = pressure(ring_reader.capacity());
     let (agent_sender, agent_receiver) = sync_channel(AGENT_QUEUE);
     let (ledger, counts) = Ledger::open(Arc::clone(&config.book), config.taken);
     let shared = Arc::new(Shared {
@@ -67,12 +70,20 @@ pub fn flow_server(
         directory,
         ring: ring_reader,
         head,
+        pressure,
+        feeds: Feeds::default(),
         ledger,
         namespaces: Namespaces::default(),
         streams: Streams::default(),
     });
     let agent_events = AgentEvents::new(agent_sender, Arc::clone(&shared));
-    let pipeline = Pipeline::new(Arc::clone(&shared), counts, ring_writer, head_sender, agent_receiver);
+    let pipeline = Pipeline::new(
+        Arc::clone(&shared),
+        counts,
+        ring_writer,
+        (head_sender, pressure_sender),
+        agent_receiver,
+    );
     Ok((pipeline, FlowServer { shared, agent_events }))
 }
 
@@ -87,6 +98,9 @@ pub(crate) struct Shared {
     pub(crate) ring: Reader<Flow>,
     /// The ring's head after each batch; closed when the pipeline is gone.
     pub(crate) head: watch::Receiver<u64>,
+    /// For readers that rest.
+    pub(crate) pressure: Pressure,
+    pub(crate) feeds: Feeds,
     pub(crate) ledger: Ledger,
     pub(crate) namespaces: Namespaces,
     pub(crate) streams: Streams,

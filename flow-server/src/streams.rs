@@ -54,13 +54,15 @@ impl StreamMeter {
         Self { shared, filtered: 0 }
     }
 
-    pub(crate) const fn pass_over(&mut self) {
-        self.filtered += 1;
+    pub(crate) const fn pass_over(&mut self, count: u64) {
+        self.filtered += count;
     }
 
-    pub(crate) fn deliver(&mut self) {
-        self.flush();
-        self.shared.streams.delivered.fetch_add(1, Relaxed);
+    pub(crate) fn deliver(&mut self, count: u64) {
+        if count > 0 {
+            self.flush();
+            self.shared.streams.delivered.fetch_add(count, Relaxed);
+        }
     }
 
     pub(crate) fn lose(&self, count: u64) {

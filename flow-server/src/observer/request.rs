@@ -1,25 +1,28 @@
 //! `GetFlowsRequest`, checked.
 
+use prost::Message as _;
 use specola_flow::{FilterSet, FlowMask, InvalidFilter, InvalidMask};
 use specola_proto::{google::Timestamp, observer as pb, specola::v1::FlowRequestOptions};
 
 /// What a client wants to see.
 #[derive(Clone, Debug)]
-pub(super) struct FlowsQuery {
+pub(crate) struct FlowsQuery {
     /// Number of flows; `None` = all.
     pub(super) number: Option<u64>,
     /// The oldest ones rather than the newest.
     pub(super) is_first: bool,
     /// Go on with new flows.
-    pub(super) follow: bool,
+    pub(crate) follow: bool,
     /// Not before, ns.
     pub(super) since_ns: Option<u64>,
     /// Not after, ns.
     pub(super) until_ns: Option<u64>,
-    pub(super) filters: FilterSet,
-    pub(super) mask: Option<FlowMask>,
+    pub(crate) filters: FilterSet,
+    pub(crate) mask: Option<FlowMask>,
     /// Whether flows carry `specola.v1.FlowExtension`.
-    pub(super) extension: bool,
+    pub(crate) extension: bool,
+    /// The request without its range: equal for queries that give the same answer to the same flow.
+    pub(crate) content: Vec<u8>,
 }
 
 /// Why a request is refused.
@@ -52,8 +55,14 @@ impl FlowsQuery {
             filters: FilterSet::compile(&request.whitelist, &request.blacklist)?,
             mask: FlowMask::compile(paths)?,
             extension: wants_extension(request)?,
+            content: content(request),
         })
     }
+}
+
+fn content(request: &pb::GetFlowsRequest) -> Vec<u8> {
+    let (number, first, follow, since, until) = Default::default();
+    pb::GetFlowsRequest { number, first, follow, since, until, ..request.clone() }.encode_to_vec()
 }
 
 /// Nanoseconds since 1970; times before are 1970.

@@ -1,0 +1,202 @@
+//! Records of the ring, filtered and written.
+
+use std::sync::Arc;
+
+use specola_directory::Directory;
+use specola_flow::{Flow, FlowView, NodeInfo, WireFlow, timestamp};
+use specola_proto::{
+    flow::{LostEvent, LostEventSource},
+    observer::{GetFlowsResponse, get_flows_response::ResponseTypes},
+};
+use specola_ring::Read;
+use tonic::Status;
+
+use super::frames::{FrameWriter, push_frame};
+use crate::{observer::FlowsQuery, shared::Shared};
+
+/// A buffer is handed on when it has this many bytes: two DATA frames of the size that clients take by default.
+const FULL: usize = 32 << 10;
+/// Bytes of a flow, generously.
+const FLOW: usize = 1536;
+/// Records looked at before others get a turn.
+const TURN: u64 = 1024;
+/// A follower that asked for an end gets flows that arrive out of order for this long after it.
+pub(crate) const UNTIL_SLACK_NS: u64 = 2_000_000_000;
+
+/// An empty buffer for so many records.
+pub(crate) fn buffer_for(records: u64) -> Vec<u8> {
+    let wanted = usize::try_from(records).unwrap_or(usize::MAX).saturating_mul(FLOW);
+    Vec::with_capacity(wanted.min(FULL + FLOW))
+}
+
+/// Reads, filters and writes what one kind of request asks for.
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    shared: Arc<Shared>,
+    query: Arc<FlowsQuery>,
+    node: Arc<NodeInfo>,
+    node_name: String,
+    writer: FrameWriter,
+}
+
+/// Where a scan ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Sequence number after the last record.
+    pub(crate) end: u64,
+    /// Number of flows.
+    pub(crate) flows: u64,
+    /// Not before, ns.
+    pub(crate) since_ns: u64,
+    /// Not after, ns.
+    pub(crate) until_ns: u64,
+}
+
+impl Bounds {
+    /// No bounds.
+    pub(crate) const NONE: Self = Self { end: u64::MAX, flows: u64::MAX, since_ns: 0, until_ns: u64::MAX };
+}
+
+/// What a scan did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scanned {
+    /// The first record that it did not look at.
+    pub(crate) next: u64,
+    /// Flows written.
+    pub(crate) delivered: u64,
+    /// Flows passed over.
+    pub(crate) filtered: u64,
+    /// Smallest time of a flow written, ns.
+    pub(crate) min_ns: u64,
+    /// Why it ended.
+    pub(crate) stop: Stop,
+}
+
+/// Why a scan ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stop {
+    /// The buffer is full, or others should get a turn.
+    Turn,
+    /// A bound was reached.
+    Bound,
+    /// No flow up to the end of the wanted time is to be expected.
+    Past,
+    /// The next record is not written yet.
+    Pending,
+    /// The next record was overwritten.
+    Overwritten,
+}
+
+impl Scanner {
+    pub(crate) fn new(shared: Arc<Shared>, query: Arc<FlowsQuery>, node: Arc<NodeInfo>) -> Self {
+        let version = &shared.config.version;
+        let writer = FrameWriter::new(version, &node, query.mask.clone(), query.extension);
+        Self { node_name: node.absolute_name(), shared, query, node, writer }
+    }
+
+    /// Number of records from `position` to the ring's end.
+    pub(crate) fn behind(&self, position: u64) -> u64 {
+        self.shared.ring.head().saturating_sub(position)
+    }
+
+    /// Looks at the records from `from` on and appends what is asked for.
+    pub(crate) fn scan(&mut self, from: u64, bounds: &Bounds, out: &mut Vec<u8>) -> Result<Scanned, Status> {
+        let shared = Arc::clone(&self.shared);
+        let directory = shared.directory.load();
+        let mut done = Scanned { next: from, delivered: 0, filtered: 0, min_ns: u64::MAX, stop: Stop::Turn };
+        while out.len() < FULL && done.next - from < TURN {
+            if done.next >= bounds.end || done.delivered >= bounds.flows {
+                done.stop = Stop::Bound;
+                break;
+            }
+            let flow = match shared.ring.read(done.next) {
+                Read::Item(flow) => flow,
+                Read::Pending => {
+                    done.stop = Stop::Pending;
+                    break;
+                }
+                Read::Overwritten => {
+                    done.stop = Stop::Overwritten;
+                    break;
+                }
+            };
+            if flow.time_ns > bounds.until_ns && self.is_past(bounds.until_ns, done.next, &flow) {
+                done.stop = Stop::Past;
+                break;
+            }
+            self.consider(&flow, bounds, &directory, &mut done, out)?;
+            done.next += 1;
+        }
+        Ok(done)
+    }
+
+    fn consider(
+        &mut self,
+        flow: &Flow,
+        bounds: &Bounds,
+        directory: &Directory,
+        done: &mut Scanned,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        if let Some(count) = flow.lost_count() {
+            // Told whatever was asked for: any flow may be among them.
+            push_frame(&self.kernel_loss(flow, count), out);
+            return Ok(());
+        }
+        if !(bounds.since_ns..=bounds.until_ns).contains(&flow.time_ns) {
+            done.filtered += 1;
+            return Ok(());
+        }
+        let metas = self.shared.directory.metas();
+        let view = FlowView::new(flow, done.next, self.shared.config.instance, metas, &self.node)
+            .with_names(directory);
+        if !self.query.filters.passes(&view) {
+            done.filtered += 1;
+            return Ok(());
+        }
+        let wire = WireFlow {
+            flow,
+            uuid: view.uuid,
+            source: metas.wire(flow.source_meta),
+            destination: metas.wire(flow.destination_meta),
+            origins: directory.wire_origins(flow.cookie),
+            interface: directory.interface(flow.ifindex),
+        };
+        self.writer.flow(&wire, out).map_err(|error| Status::internal(error.to_string()))?;
+        done.delivered += 1;
+        done.min_ns = done.min_ns.min(flow.time_ns);
+        Ok(())
+    }
+
+    /// Whether no flow up to `until_ns` is to be expected after this one, which is later.
+    fn is_past(&self, until_ns: u64, seq: u64, flow: &Flow) -> bool {
+        if flow.lost_count().is_some() {
+            return false;
+        }
+        if self.query.follow {
+            return flow.time_ns > until_ns.saturating_add(UNTIL_SLACK_NS);
+        }
+        self.shared.ring.block(seq).is_some_and(|block| block.min_ns > until_ns)
+    }
+
+    fn kernel_loss(&self, flow: &Flow, count: u64) -> GetFlowsResponse {
+        let first_ns = flow.time_ns.saturating_sub(flow.duration_ns);
+        let event = LostEvent {
+            source: LostEventSource::PerfEventRingBuffer.into(),
+            num_events_lost: count,
+            cpu: Some(flow.cpu.into()),
+            first: Some(timestamp(first_ns)),
+            last: Some(timestamp(flow.time_ns)),
+        };
+        self.lost_message(event, flow.time_ns)
+    }
+
+    /// The answer that tells of a loss.
+    pub(crate) fn lost_message(&self, event: LostEvent, time_ns: u64) -> GetFlowsResponse {
+        GetFlowsResponse {
+            node_name: self.node_name.clone(),
+            time: Some(timestamp(time_ns)),
+            response_types: Some(ResponseTypes::LostEvents(event)),
+        }
+    }
+}
