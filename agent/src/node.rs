@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use specola_datapath::abi::ipcache::IpInfo;
-use specola_directory::DirectoryWriter;
+use specola_directory::{DirectoryWriter, Held, LINGER};
 use specola_labels::LabelFilter;
 use specola_lifecycle::Drain;
 use specola_policy::{IdentityTable, IpFamilies, Repository, Settings};
@@ -85,6 +85,16 @@ pub(crate) struct NodeParts {
     pub(crate) warnings: Warnings,
     /// Where the wanted routes to peers go.
     pub(crate) peer_routes: watch::Sender<BTreeMap<IpNet, IpAddr>>,
+    pub(crate) flows: HeldFlows,
+}
+
+/// Says which flows can be read, so that the names in them are kept.
+pub(crate) struct HeldFlows(pub(crate) Box<dyn Fn() -> Held + Send>);
+
+impl std::fmt::Debug for HeldFlows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HeldFlows")
+    }
 }
 
 /// What arrives from outside.
@@ -151,6 +161,7 @@ pub(crate) struct Node {
     metrics: AgentMetrics,
     warnings: Warnings,
     peer_routes: watch::Sender<BTreeMap<IpNet, IpAddr>>,
+    flows: HeldFlows,
     filter: LabelFilter,
     repository: Repository,
     identities: IdentityTable,
@@ -201,6 +212,7 @@ impl Node {
             metrics: parts.metrics,
             warnings: parts.warnings,
             peer_routes: parts.peer_routes,
+            flows: parts.flows,
             filter: LabelFilter::identity_relevant(),
             identities: IdentityTable::with_reserved(),
             generation: 0,
@@ -220,8 +232,9 @@ impl Node {
     /// Runs until the drain. What is in the kernel stays as it is.
     pub(crate) async fn run(mut self, mut inputs: NodeInputs, drain: Drain) {
         self.reconcile();
+        let mut collected = tokio::time::Instant::now();
         loop {
-            let retry = self.retry;
+            let (retry, has_retired) = (self.retry, self.feed.has_retired());
             tokio::select! {
                 biased;
                 () = drain.signalled() => return,
@@ -236,6 +249,10 @@ impl Node {
                     self.reconcile();
                 }
                 () = tokio::time::sleep(RETRY), if retry => self.reconcile(),
+                () = tokio::time::sleep_until(collected + LINGER), if has_retired => {
+                    self.feed.collect((self.flows.0)());
+                    collected = tokio::time::Instant::now();
+                }
                 else => return,
             }
         }

@@ -34,7 +34,7 @@ use crate::identity::LocalIdentities;
 use crate::ipam::Ipam;
 use crate::metrics::{AgentMetrics, ScrapedCounts};
 use crate::net::{AddressWatch, Net};
-use crate::node::{Node, NodeHandle, NodeInputs, NodeParts, NodeSettings};
+use crate::node::{HeldFlows, Node, NodeHandle, NodeInputs, NodeParts, NodeSettings};
 use crate::persist;
 use crate::store::{Contents, DirectoryStore, Store};
 use crate::sweep::Sweeper;
@@ -100,6 +100,10 @@ impl Agent {
             metrics: metrics.agent.clone(),
             warnings: warnings.clone(),
             peer_routes: routes_out,
+            flows: HeldFlows(Box::new({
+                let flows = flows.clone();
+                move || flows.held()
+            })),
         };
         let node = build_node(&mut life, settings, parts, (desired, contents), &net).await?;
         // What waits in the lanes gets its names from the directory, which the node's first pass fills.

@@ -1,5 +1,7 @@
 //! Events that the kernel could not hand over: gaps in the numbers that each CPU gives the records of a lane.
 
+use std::time::Duration;
+
 use specola_datapath_common::event::{Event, lane};
 use specola_flow::Flow;
 
@@ -52,6 +54,11 @@ impl KernelLoss {
             self.is_pending = true;
         }
         missing
+    }
+
+    /// When a loss is due that is not on record yet; `None` = there is none.
+    pub(crate) fn pending(&self) -> Option<Duration> {
+        self.is_pending.then_some(Duration::from_nanos(INTERVAL_NS))
     }
 
     /// Records for the ring of all losses that are due.

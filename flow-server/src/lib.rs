@@ -5,7 +5,7 @@
 //! gRPC ([`FlowServer::serve`]), counters, metrics; it is cheap to clone.
 //!
 //! ```text
-//! event reader thread:  reader.run(stop, |tick| { pipeline.ingest(tick.events, tick.clock_offset_ns); })
+//! event reader thread:  reader.run(|tick| pipeline.ingest(tick.events, tick.clock_offset_ns))
 //! other event sources:  server.agent_events().send(event)      bounded, refuses when full
 //! async runtime:        server.serve(Listeners::bind(&config).await?, drain)
 //! ```
@@ -31,5 +31,5 @@ pub use ledger::{Book, LedgerCounts};
 pub use observer::ObserverService;
 pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};
 pub use serve::{ListenConfig, Listeners, ServeError};
-pub use shared::{Config, FlowServer, FlowStatus, flow_server};
+pub use shared::{Config, FlowServer, FlowStatus, Wake, flow_server};
 pub use streams::StreamCounts;

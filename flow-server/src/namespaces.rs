@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
-use specola_flow::{DEFAULT_CLUSTER, EndpointMeta, MetaHandle, MetaTable};
+use specola_flow::{DEFAULT_CLUSTER, EndpointMeta, MetaHandle, Metas};
 
 /// How long a namespace is listed after its last flow, ns.
 const TTL_NS: u64 = 3_600 * SECOND_NS;
@@ -44,25 +44,29 @@ impl Namespaces {
 /// The pipeline's side: notes each endpoint at most once a minute, so that a flow costs two array reads.
 #[derive(Debug, Default)]
 pub(crate) struct NamespaceTracker {
-    /// By handle: when it was noted last, ns.
-    noted: Vec<u64>,
+    /// By the handle's place: which one was noted last, and when, ns.
+    noted: Vec<(MetaHandle, u64)>,
 }
 
 impl NamespaceTracker {
-    pub(crate) fn track(&mut self, handle: MetaHandle, time_ns: u64, metas: &MetaTable, list: &Namespaces) {
-        let index = handle.get() as usize;
-        if self.noted.get(index).is_some_and(|last| time_ns < last.saturating_add(REFRESH_NS)) {
+    pub(crate) fn track(&mut self, handle: MetaHandle, time_ns: u64, metas: &Metas, list: &Namespaces) {
+        let Some(place) = handle.place() else {
+            return;
+        };
+        let is_fresh =
+            |(noted, last): &(MetaHandle, u64)| *noted == handle && time_ns < last.saturating_add(REFRESH_NS);
+        if self.noted.get(place).is_some_and(is_fresh) {
             return;
         }
         let Some(meta) = metas.get(handle) else {
             return;
         };
-        // Handles count up from 1 without gaps, so this is as long as the table at most.
-        if index >= self.noted.len() {
-            self.noted.resize(index + 1, 0);
+        // Places count up without gaps, so this is as long as the table at most.
+        if place >= self.noted.len() {
+            self.noted.resize(place + 1, (MetaHandle::NONE, 0));
         }
-        if let Some(last) = self.noted.get_mut(index) {
-            *last = time_ns;
+        if let Some(noted) = self.noted.get_mut(place) {
+            *noted = (handle, time_ns);
         }
         list.note(meta, time_ns);
     }
@@ -87,7 +91,7 @@ mod tests {
                 .unwrap()
         };
         let handles = [pod("shop", "default"), pod("other", "east"), pod("", "default"), pod("bar", "")];
-        let table = interner.table();
+        let table = interner.table().load();
         let (mut tracker, list) = (NamespaceTracker::default(), Namespaces::default());
         for handle in handles.into_iter().chain([MetaHandle::NONE]) {
             tracker.track(handle, SECOND_NS, &table, &list);

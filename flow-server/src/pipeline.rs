@@ -1,13 +1,16 @@
 //! The writing side: events in, flows into the ring, readers woken once per batch.
 
-use std::sync::{
-    Arc,
-    mpsc::{Receiver, SyncSender, TrySendError},
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError},
+    },
+    time::Duration,
 };
 
 use specola_datapath_common::event::Event;
 use specola_directory::Directory;
-use specola_flow::{Flow, Verdict};
+use specola_flow::{Flow, Metas, Verdict};
 use specola_ring::{Class, Writer};
 use tokio::sync::watch;
 
@@ -52,21 +55,23 @@ impl Pipeline {
     /// Takes a batch of events, then what other sources have queued ([`AgentEvents`]), and wakes the readers.
     ///
     /// Call it on every tick, with an empty batch too, or queued events wait. `clock_offset_ns` is wall clock less
-    /// boot clock. No allocation per flow.
-    pub fn ingest(&mut self, events: &[Event], clock_offset_ns: i64) {
+    /// boot clock. No allocation per flow. Gives after how long it has something to do though nothing comes.
+    pub fn ingest(&mut self, events: &[Event], clock_offset_ns: i64) -> Option<Duration> {
         let shared = Arc::clone(&self.shared);
         let directory = shared.directory.load();
+        // After the snapshot, so that it has all that the snapshot names.
+        let metas = shared.directory.metas();
         let before = self.counts.clone();
         for event in events {
             let time_ns = event.boot_ns.saturating_add_signed(clock_offset_ns);
             self.counts.kernel_lost += self.kernel_loss.note(event, time_ns);
             // Fold records are made by the reader, not taken from a ring buffer.
             *(if event.fold == 0 { &mut self.counts.consumed } else { &mut self.counts.agent }) += 1;
-            self.push(event, clock_offset_ns, &directory);
+            self.push(event, clock_offset_ns, &directory, &metas);
         }
         while let Ok(event) = self.agent_events.try_recv() {
             self.counts.agent += 1;
-            self.push(&event, clock_offset_ns, &directory);
+            self.push(&event, clock_offset_ns, &directory, &metas);
         }
         for loss in self.kernel_loss.due(|| shared.config.clock.now_ns()) {
             append(&mut self.ring, &mut self.counts, &shared, &loss, Class::Protected);
@@ -76,6 +81,7 @@ impl Pipeline {
         if self.counts.pushed > before.pushed {
             self.head.send_replace(self.ring.pushed());
         }
+        self.kernel_loss.pending()
     }
 
     /// Counts records that the reader took from a ring buffer but could not read as events. `reason` is
@@ -94,27 +100,29 @@ impl Pipeline {
         }
     }
 
-    fn push(&mut self, event: &Event, clock_offset_ns: i64, directory: &Directory) {
+    fn push(&mut self, event: &Event, clock_offset_ns: i64, directory: &Directory, metas: &Metas) {
         let flows = match convert(event, clock_offset_ns, directory) {
             Ok(flows) => flows,
             Err(bad) => return self.counts.reject(bad.reason(), 1),
         };
-        self.write(&flows.first);
+        self.write(&flows.first, metas);
         if let Some(drop) = flows.drop {
-            self.write(&drop);
+            self.write(&drop, metas);
             self.counts.expanded += 1;
         }
     }
 
-    fn write(&mut self, flow: &Flow) {
-        append(&mut self.ring, &mut self.counts, &self.shared, flow, class(flow));
+    fn write(&mut self, flow: &Flow, metas: &Metas) {
+        let class = class(flow);
+        for handle in [flow.source_meta, flow.destination_meta] {
+            metas.note_use(handle, self.ring.pushed(), class == Class::Protected);
+            self.namespaces.track(handle, flow.time_ns, metas, &self.shared.namespaces);
+        }
+        append(&mut self.ring, &mut self.counts, &self.shared, flow, class);
         if self.pressure.pushed(self.ring.pushed()) {
             // A batch may be larger than what readers can afford to miss.
             self.head.send_replace(self.ring.pushed());
         }
-        let (metas, list) = (self.shared.directory.metas(), &self.shared.namespaces);
-        self.namespaces.track(flow.source_meta, flow.time_ns, metas, list);
-        self.namespaces.track(flow.destination_meta, flow.time_ns, metas, list);
     }
 }
 
@@ -158,6 +166,8 @@ impl AgentEvents {
             let (TrySendError::Full(_) | TrySendError::Disconnected(_)) = full;
             self.shared.ledger.refuse_agent_event();
             AgentQueueFull
-        })
+        })?;
+        self.shared.config.wake.call();
+        Ok(())
     }
 }

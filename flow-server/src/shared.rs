@@ -1,8 +1,11 @@
 //! What the writing side and the answering side share.
 
-use std::sync::{Arc, mpsc::sync_channel};
+use std::{
+    fmt,
+    sync::{Arc, mpsc::sync_channel},
+};
 
-use specola_directory::DirectoryReader;
+use specola_directory::{DirectoryReader, Held};
 use specola_flow::{Flow, InstanceId};
 use specola_ring::{InvalidCapacity, Next, Read, Reader, ring};
 use tokio::sync::watch;
@@ -34,6 +37,31 @@ pub struct Config {
     pub book: Arc<dyn Book>,
     /// Records that earlier processes took from the kernel's ring buffers, counted there.
     pub taken: u64,
+    /// How to make the pipeline's thread call [`Pipeline::ingest`] when something is queued for it.
+    pub wake: Wake,
+}
+
+/// Wakes a thread that may sleep.
+#[derive(Clone, Default)]
+pub struct Wake(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl Wake {
+    /// Wakes by calling this.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(wake)))
+    }
+
+    pub(crate) fn call(&self) {
+        if let Some(wake) = &self.0 {
+            wake();
+        }
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
 }
 
 impl Config {
@@ -47,6 +75,7 @@ impl Config {
             clock: Clock::system(),
             book: Arc::new(MemoryBook::default()),
             taken: 0,
+            wake: Wake::default(),
         }
     }
 }
@@ -156,6 +185,12 @@ impl FlowServer {
     /// A way in for events that do not come from the kernel's ring buffers.
     pub fn agent_events(&self) -> AgentEvents {
         self.agent_events.clone()
+    }
+
+    /// Which flows can be read: what they refer to must stay in the directory.
+    pub fn held(&self) -> Held {
+        let ring = &self.shared.ring;
+        Held { head: ring.head(), oldest: ring.oldest(), oldest_protected: ring.oldest_protected() }
     }
 
     /// A reader of the flow ring.

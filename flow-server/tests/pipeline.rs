@@ -193,7 +193,8 @@ fn check(
     [curious, everything]: &[FilterSet; 2],
     mask: &FlowMask,
 ) -> Result<(), TestCaseError> {
-    let view = FlowView::new(flow, seq, InstanceId::new(9), directory.metas(), node);
+    let metas = directory.metas();
+    let view = FlowView::new(flow, seq, InstanceId::new(9), &metas, node);
     prop_assert!(everything.passes(&view));
     let _any_answer = curious.passes(&view);
     let snapshot = directory.load();

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
-use specola_directory::{Change, ChangeError, DirectoryWriter};
+use specola_directory::{Change, ChangeError, DirectoryWriter, Held};
 use specola_flow::{EndpointMeta, PolicyOrigin};
 use specola_labels::{LabelSet, NumericIdentity};
 use specola_policy::{IdentityTable, Origin, OriginSet};
@@ -88,6 +89,16 @@ impl DirectoryFeed {
         self.ips = ips;
         self.endpoints = endpoints;
         self.writer.apply(changes)
+    }
+
+    /// Frees names that no flow refers to any more.
+    pub(super) fn collect(&mut self, held: Held) {
+        self.writer.collect(held, Instant::now());
+    }
+
+    /// Whether names wait to be freed.
+    pub(super) fn has_retired(&self) -> bool {
+        self.writer.has_retired()
     }
 
     fn identity_changes(&mut self, table: &IdentityTable, changes: &mut Vec<Change>) {

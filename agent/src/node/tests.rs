@@ -198,6 +198,7 @@ impl Fixture {
             metrics: AgentMetrics::new(),
             warnings: Warnings::default(),
             peer_routes,
+            flows: HeldFlows(Box::new(Held::default)),
         };
         let (desired, contents) = (Arc::new(files.merge()), Arc::new(store.list().expect("lists")));
         let node = Node::new(settings, parts, desired, contents).expect("starts");

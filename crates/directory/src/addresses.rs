@@ -31,13 +31,13 @@ pub struct Addresses {
 const WHOLE: u8 = 128;
 
 impl Addresses {
-    /// Sets what a prefix stands for.
-    pub fn insert(&mut self, prefix: IpNet, entry: IpEntry) {
+    /// Sets what a prefix stands for and returns what it stood for.
+    pub fn insert(&mut self, prefix: IpNet, entry: IpEntry) -> Option<IpEntry> {
         let (bits, length) = mapped_prefix(prefix);
         if length == WHOLE {
-            self.whole.insert(bits, entry);
+            self.whole.insert(bits, entry)
         } else {
-            self.prefixes.entry(Reverse(length)).or_default().insert(bits, entry);
+            self.prefixes.entry(Reverse(length)).or_default().insert(bits, entry)
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
-use specola_flow::{FlowNames, MetaHandle, MetaTable, NodeInfo, PolicyOrigin, WireOrigins};
+use specola_flow::{FlowNames, MetaHandle, MetaTable, Metas, NodeInfo, PolicyOrigin, WireOrigins};
 
 use crate::addresses::Addresses;
 
@@ -104,8 +104,9 @@ impl DirectoryReader {
         self.published.load()
     }
 
-    /// The table that every handle points into, of old snapshots too.
-    pub fn metas(&self) -> &MetaTable {
-        &self.metas
+    /// The entries that handles lead to, of old snapshots and of all flows that can be read. Load it after the snapshot
+    /// or the flows that the handles come from.
+    pub fn metas(&self) -> Metas {
+        self.metas.load()
     }
 }

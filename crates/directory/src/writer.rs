@@ -1,6 +1,6 @@
 //! The one side that changes the directory.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -9,6 +9,7 @@ use specola_labels::{LabelSet, NumericIdentity};
 
 use crate::{
     addresses::IpEntry,
+    retired::{Held, Retired},
     snapshot::{Directory, DirectoryReader, OriginSet},
 };
 
@@ -58,8 +59,9 @@ pub enum Change {
         /// Its rules.
         origins: Arc<[PolicyOrigin]>,
     },
-    /// No flow that may still be read carries the cookie.
-    RemoveOrigins(u32),
+    /// No further event carries the cookie. Its rules can be found as long as a flow may carry it: see
+    /// [`DirectoryWriter::collect`].
+    RetireOrigins(u32),
     /// An interface has this name.
     UpsertInterface {
         /// Its index.
@@ -86,6 +88,7 @@ pub enum ChangeError {
 pub struct DirectoryWriter {
     next: Directory,
     interner: MetaInterner,
+    retired: Retired,
     published: Arc<ArcSwap<Directory>>,
 }
 
@@ -94,7 +97,8 @@ pub fn directory(node: NodeInfo) -> (DirectoryWriter, DirectoryReader) {
     let interner = MetaInterner::new();
     let published = Arc::new(ArcSwap::default());
     let reader = DirectoryReader { published: Arc::clone(&published), metas: interner.table() };
-    let mut writer = DirectoryWriter { next: Directory::default(), interner, published };
+    let mut writer =
+        DirectoryWriter { next: Directory::default(), interner, retired: Retired::default(), published };
     let reserved = NumericIdentity::all_reserved().filter_map(|identity| {
         let labels = identity.reserved_labels()?;
         Some(Change::UpsertIdentity { identity, labels, cluster_name: String::new() })
@@ -112,8 +116,29 @@ impl DirectoryWriter {
     /// A change could not be applied. The ones before it are published, it and the ones after it are not applied.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<(), ChangeError> {
         let result = changes.into_iter().try_for_each(|change| self.stage(change));
-        self.published.store(Arc::new(self.next.clone()));
+        self.publish();
         result
+    }
+
+    /// Frees what neither this directory nor a flow that can be read refers to any more. Call it after changes, and now
+    /// and then while [`Self::has_retired`].
+    pub fn collect(&mut self, held: Held, now: Instant) {
+        let freed = self.retired.collect(&mut self.interner, held, now);
+        if !freed.is_empty() {
+            let origins = Arc::make_mut(&mut self.next.origins);
+            freed.iter().for_each(|cookie| drop(origins.remove(cookie)));
+            self.publish();
+        }
+    }
+
+    /// Whether something waits to be freed.
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// Number of entries that handles lead to, those that wait to be freed among them.
+    pub fn entries(&self) -> usize {
+        self.interner.len()
     }
 
     /// A reader of this directory.
@@ -121,28 +146,48 @@ impl DirectoryWriter {
         DirectoryReader { published: Arc::clone(&self.published), metas: self.interner.table() }
     }
 
+    fn publish(&mut self) {
+        let old = self.published.swap(Arc::new(self.next.clone()));
+        self.retired.replaced(&old);
+    }
+
+    /// The directory does not refer to this entry any more, in one of its places.
+    fn release(&mut self, handle: Option<MetaHandle>) {
+        if let Some(handle) = handle
+            && self.interner.release(handle)
+        {
+            self.retired.retire_meta(handle);
+        }
+    }
+
     fn stage(&mut self, change: Change) -> Result<(), ChangeError> {
         match change {
             Change::UpsertIp { prefix, identity, meta } => self.upsert_ip(prefix, identity, meta)?,
             Change::RemoveIp(prefix) => {
-                Arc::make_mut(&mut self.next.addresses).remove(prefix);
+                let old = Arc::make_mut(&mut self.next.addresses).remove(prefix);
+                self.release(old.map(|entry| entry.meta));
             }
             Change::UpsertEndpoint { meta, addresses } => self.upsert_endpoint(meta, addresses)?,
             Change::RemoveEndpoint { id, addresses } => self.remove_endpoint(id, addresses),
             Change::UpsertIdentity { identity, labels, cluster_name } => {
                 let meta = EndpointMeta { identity, labels, cluster_name, ..EndpointMeta::default() };
                 let handle = self.interner.intern(meta)?;
-                Arc::make_mut(&mut self.next.identities).insert(identity.0, handle);
+                let old = Arc::make_mut(&mut self.next.identities).insert(identity.0, handle);
+                self.release(old);
             }
             Change::RemoveIdentity(identity) => {
-                Arc::make_mut(&mut self.next.identities).remove(&identity.0);
+                let old = Arc::make_mut(&mut self.next.identities).remove(&identity.0);
+                self.release(old);
             }
             Change::UpsertOrigins { cookie, origins } => {
                 let set = OriginSet { wire: WireOrigins::new(&origins), origins };
                 Arc::make_mut(&mut self.next.origins).insert(cookie, Arc::new(set));
+                self.retired.revive_origins(cookie);
             }
-            Change::RemoveOrigins(cookie) => {
-                Arc::make_mut(&mut self.next.origins).remove(&cookie);
+            Change::RetireOrigins(cookie) => {
+                if self.next.origins.contains_key(&cookie) {
+                    self.retired.retire_origins(cookie);
+                }
             }
             Change::UpsertInterface { ifindex, name } => {
                 Arc::make_mut(&mut self.next.interfaces).insert(ifindex, name);
@@ -167,27 +212,34 @@ impl DirectoryWriter {
             None => MetaHandle::NONE,
         };
         let entry = IpEntry { identity: identity.0, meta: handle, endpoint };
-        Arc::make_mut(&mut self.next.addresses).insert(prefix, entry);
+        let old = Arc::make_mut(&mut self.next.addresses).insert(prefix, entry);
+        self.release(old.map(|entry| entry.meta));
         Ok(())
     }
 
     fn upsert_endpoint(&mut self, meta: EndpointMeta, addresses: Vec<IpAddr>) -> Result<(), ChangeError> {
-        let entry =
-            IpEntry { identity: meta.identity.0, endpoint: meta.id, meta: self.interner.intern(meta)? };
-        Arc::make_mut(&mut self.next.endpoints).insert(entry.endpoint, entry.meta);
-        let known = Arc::make_mut(&mut self.next.addresses);
-        addresses.into_iter().for_each(|address| known.insert(address.into(), entry));
+        let (identity, endpoint) = (meta.identity.0, meta.id);
+        for address in addresses {
+            let entry = IpEntry { identity, endpoint, meta: self.interner.intern(meta.clone())? };
+            let old = Arc::make_mut(&mut self.next.addresses).insert(address.into(), entry);
+            self.release(old.map(|entry| entry.meta));
+        }
+        let handle = self.interner.intern(meta)?;
+        let old = Arc::make_mut(&mut self.next.endpoints).insert(endpoint, handle);
+        self.release(old);
         Ok(())
     }
 
     fn remove_endpoint(&mut self, id: u16, addresses: Vec<IpAddr>) {
-        Arc::make_mut(&mut self.next.endpoints).remove(&id);
-        let known = Arc::make_mut(&mut self.next.addresses);
+        let old = Arc::make_mut(&mut self.next.endpoints).remove(&id);
+        self.release(old);
         for address in addresses {
+            let known = Arc::make_mut(&mut self.next.addresses);
             // The address may already belong to another endpoint.
             let is_own = known.lookup(crate::mapped(address)).is_some_and(|entry| entry.endpoint == id);
             if is_own {
-                known.remove(address.into());
+                let old = known.remove(address.into());
+                self.release(old.map(|entry| entry.meta));
             }
         }
     }

@@ -38,7 +38,7 @@ pub use kinds::{Direction, EventType, MatchType, ObservationPoint, TraceReason, 
 pub use mask::{FlowMask, InvalidMask, MaskError};
 #[cfg(feature = "proto")]
 pub use message::{MessageContext, flow_message, timestamp};
-pub use meta::{EndpointMeta, MetaHandle, MetaInterner, MetaTable, TableFull, Workload};
+pub use meta::{EndpointMeta, LastUse, MetaHandle, MetaInterner, MetaTable, Metas, TableFull, Workload};
 pub use node::{DEFAULT_CLUSTER, NodeInfo};
 pub use origin::PolicyOrigin;
 pub use record::{Flow, flags};

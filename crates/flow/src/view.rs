@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 #[cfg(feature = "proto")]
 use crate::FlowDetail;
-use crate::{EndpointMeta, Flow, FlowUuid, InstanceId, MetaTable, NodeInfo, PolicyOrigin};
+use crate::{EndpointMeta, Flow, FlowUuid, InstanceId, Metas, NodeInfo, PolicyOrigin};
 
 /// Finds the names behind numbers of a flow that no handle leads to.
 pub trait FlowNames: Debug {
@@ -40,13 +40,7 @@ pub struct FlowView<'a> {
 
 impl<'a> FlowView<'a> {
     /// Follows the handles of record `seq` of the agent run `instance`.
-    pub fn new(
-        flow: &'a Flow,
-        seq: u64,
-        instance: InstanceId,
-        metas: &'a MetaTable,
-        node: &'a NodeInfo,
-    ) -> Self {
+    pub fn new(flow: &'a Flow, seq: u64, instance: InstanceId, metas: &'a Metas, node: &'a NodeInfo) -> Self {
         let (source, source_labels) = metas.known(flow.source_meta);
         let (destination, destination_labels) = metas.known(flow.destination_meta);
         Self {

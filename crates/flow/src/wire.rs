@@ -42,9 +42,9 @@ pub struct WireFlow<'a> {
     pub flow: &'a Flow,
     /// Its id.
     pub uuid: FlowUuid,
-    /// [`crate::MetaTable::wire`] of the source.
+    /// [`crate::Metas::wire`] of the source.
     pub source: &'a [u8],
-    /// [`crate::MetaTable::wire`] of the destination.
+    /// [`crate::Metas::wire`] of the destination.
     pub destination: &'a [u8],
     /// Rules behind the flow's cookie.
     pub origins: Option<&'a WireOrigins>,

@@ -1,6 +1,6 @@
 //! Where in the ring an answer begins.
 
-use specola_flow::{FlowView, NodeInfo};
+use specola_flow::{Flow, FlowView, NodeInfo};
 
 use super::request::FlowsQuery;
 use crate::shared::Shared;
@@ -29,11 +29,8 @@ async fn walk_back(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, head: u
     {
         start = seq;
         let is_early_enough = query.until_ns.is_none_or(|until_ns| flow.time_ns <= until_ns);
-        if is_early_enough && flow.lost_count().is_none() {
-            let directory = shared.directory.load();
-            let view = FlowView::new(&flow, seq, shared.config.instance, shared.directory.metas(), node)
-                .with_names(&**directory);
-            missing -= u64::from(query.filters.passes(&view));
+        if is_early_enough && flow.lost_count().is_none() && passes(shared, query, node, &flow, seq) {
+            missing -= 1;
         }
         looked_at += 1;
         if looked_at % TURN == 0 {
@@ -41,4 +38,10 @@ async fn walk_back(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, head: u
         }
     }
     start
+}
+
+fn passes(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, flow: &Flow, seq: u64) -> bool {
+    let (directory, metas) = (shared.directory.load(), shared.directory.metas());
+    let view = FlowView::new(flow, seq, shared.config.instance, &metas, node).with_names(&**directory);
+    query.filters.passes(&view)
 }

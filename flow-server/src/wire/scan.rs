@@ -147,8 +147,9 @@ impl Scanner {
             done.filtered += 1;
             return Ok(());
         }
+        // After the flow was read: it has what the flow refers to.
         let metas = self.shared.directory.metas();
-        let view = FlowView::new(flow, done.next, self.shared.config.instance, metas, &self.node)
+        let view = FlowView::new(flow, done.next, self.shared.config.instance, &metas, &self.node)
             .with_names(directory);
         if !self.query.filters.passes(&view) {
             done.filtered += 1;

@@ -474,7 +474,7 @@ fn answers_are_remembered_by_endpoint() {
     let mut interner = crate::MetaInterner::new();
     let handles: Vec<_> =
         ["web-1", "db-0"].map(|name| interner.intern(pod(name, 300, &["k8s:app=x"])).unwrap()).to_vec();
-    let table = interner.table();
+    let table = interner.table().load();
     let filters = FilterSet::compile(&[filter!(source_pod: texts(&["shop/web"]))], &[]).unwrap();
     for (handle, expected) in [(0, true), (1, false), (0, true), (1, false)] {
         let flow = Flow { source_meta: handles[handle], ..sample().flow };

@@ -6,14 +6,14 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::*;
 use crate::{
-    FlowView, InstanceId, MessageContext, MetaHandle, MetaInterner, MetaTable, PolicyOrigin, Workload,
+    FlowView, InstanceId, MessageContext, MetaHandle, MetaInterner, Metas, PolicyOrigin, Workload,
     flow_message,
 };
 
 /// Entries that records may point to, and rules.
 #[derive(Debug)]
 struct World {
-    metas: std::sync::Arc<MetaTable>,
+    metas: Metas,
     handles: Vec<MetaHandle>,
     origins: Vec<PolicyOrigin>,
     node: NodeInfo,
@@ -56,7 +56,7 @@ fn world() -> impl Strategy<Value = World> {
         let mut interner = MetaInterner::new();
         let handles = metas.into_iter().map(|meta| interner.intern(meta).unwrap()).collect();
         let node = NodeInfo { name, cluster_name, labels };
-        World { metas: interner.table(), handles, origins, node }
+        World { metas: interner.table().load(), handles, origins, node }
     })
 }
 
