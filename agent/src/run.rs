@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
+use specola_datapath::ReaderWaker;
 use specola_directory::{DirectoryReader, DirectoryWriter, directory};
 use specola_flow::{InstanceId, NodeInfo};
-use specola_flow_server::{Config as FlowConfig, FlowServer, Pipeline, flow_server};
+use specola_flow_server::{Config as FlowConfig, FlowServer, Pipeline, Wake, flow_server};
 use specola_lifecycle::{Drain, Lifecycle, build_info, termination};
 use specola_telemetry::{Metrics, init_logs};
 use tokio::sync::{oneshot, watch};
@@ -83,7 +84,7 @@ impl Agent {
         let connections = datapath.take_conntrack().context("the connection tables were taken twice")?;
         let books = Books::open(&datapath)?;
         let (writer, directory_reader) = build_directory(config, &node_object);
-        let (pipeline, flows) = build_flow_server(config, directory_reader, books)?;
+        let (pipeline, flows) = build_flow_server(config, directory_reader, books, events.waker())?;
 
         let mut life = Lifecycle::new();
         let (desired_out, desired) = watch::channel(Arc::new(files.merge()));
@@ -229,6 +230,7 @@ fn build_flow_server(
     config: &AgentConfig,
     directory: DirectoryReader,
     books: Books,
+    reader: ReaderWaker,
 ) -> anyhow::Result<(Pipeline, FlowServer)> {
     // The hasher's keys are random for each process.
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
@@ -236,6 +238,7 @@ fn build_flow_server(
     let mut flows = FlowConfig::new(InstanceId::new(random), &version);
     flows.capacity = config.flow_capacity;
     flows.taken = books.taken;
+    flows.wake = Wake::new(move || reader.wake());
     flows.book = Arc::new(books);
     flow_server(flows, directory).context("making the flow ring")
 }

@@ -19,7 +19,7 @@ use crate::OBJECT;
 use crate::attach::{self, AttachError, Attacher, Attachment};
 use crate::book::{self, Book};
 use crate::config::{AttachMode, Config};
-use crate::events::{EventReader, FOLDS_PIN, Folds, Ledger, ReaderCounts};
+use crate::events::{Bell, EventReader, FOLDS_PIN, Folds, Ledger, ReaderCounts};
 use crate::load::{self, LoadError, Pins, RecreatedMap};
 use crate::maps::conntrack::Conntrack;
 use crate::maps::counters::{Counters, LaneBook, PacketCounts};
@@ -95,6 +95,7 @@ impl Datapath {
         let backlogs = backlogs(&rings)?;
         let ledger = Ledger::open(&pins.map(READER_PIN))?;
         let folds = Arc::new(Mutex::new(Folds::open(&mut ebpf, &pins.map(FOLDS_PIN), ledger.clone())?));
+        let bell = Bell::open(&mut ebpf)?;
         let lanes = config.lane_bytes;
         let mut datapath = Self {
             attacher: Attacher::new(config.attach, pins.links()),
@@ -105,7 +106,14 @@ impl Datapath {
             counters: Counters::open(&mut ebpf)?,
             conntrack: Conntrack::open_if_known(&mut ebpf, &build)?,
             backlogs,
-            reader: Some(EventReader::new(rings, lanes, ledger.clone(), Arc::clone(&folds), pins.clone())),
+            reader: Some(EventReader::new(
+                rings,
+                lanes,
+                bell,
+                ledger.clone(),
+                Arc::clone(&folds),
+                pins.clone(),
+            )),
             ledger,
             folds,
             ebpf,

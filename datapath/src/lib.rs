@@ -23,7 +23,7 @@ pub use attach::{AttachError, Attachment, FILTER_PLACE, Hook};
 pub use book::Book;
 pub use config::{AttachMode, Config, ConfigError};
 pub use datapath::Datapath;
-pub use events::{EventReader, ReaderCounts, Rejected, Tick};
+pub use events::{EventReader, ReaderCounts, ReaderWaker, Rejected, Tick};
 pub use load::migrate::MigratedMap;
 #[cfg(feature = "test-util")]
 pub use load::migrate::{Build, CtFormat, Step, V1};

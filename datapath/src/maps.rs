@@ -41,6 +41,9 @@ pub enum MapsError {
         /// The cause.
         cause: std::io::Error,
     },
+    /// The system has no descriptor for an eventfd.
+    #[error("eventfd for the event reader: {0}; raise the limit of open files if it is used up")]
+    EventFd(#[source] std::io::Error),
     /// The map's memory cannot be mapped.
     #[error("map {name}: cannot map its memory: {source}")]
     Mmap {

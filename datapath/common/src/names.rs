@@ -35,6 +35,11 @@ pub const RING_ALLOW: &str = "SP_RING_ALLOW";
 /// `RINGBUF` of traces.
 pub const RING_TRACE: &str = "SP_RING_TRACE";
 
+/// `ARRAY 0 -> u64` whether the reader sleeps until it is woken, mmapable.
+pub const ASLEEP: &str = "SP_ASLEEP";
+/// `RINGBUF` without records, over which programs wake the reader.
+pub const WAKE: &str = "SP_WAKE";
+
 /// Packets that leave a pod: ingress hook of the pod's host-side interface.
 pub const FROM_CONTAINER: &str = "from_container";
 /// Packets that the stack sends to a pod: egress hook of the pod's host-side interface.

@@ -1,13 +1,23 @@
 //! Writing records into the lanes: every attempt is counted, a full ring never stops a packet.
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use specola_datapath_common::event::{flags, lane};
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
+    btf_maps::RingBuf,
+    helpers::bpf_ringbuf_query,
+};
+use specola_datapath_common::event::{Event, flags, lane};
 
 use crate::{
     fold::fold,
     maps::{SP_LANES, SP_RING_ALLOW, SP_RING_DENY, SP_RING_TRACE},
+    wake::{wake, wake_sleeper},
     work::{Work, clear_words as clear},
 };
+
+/// Records of one CPU and lane between two looks at how full the lane is.
+const LOOK_INTERVAL: u64 = 256;
 
 /// Sends the draft in `work.event` into the lane that it names.
 #[inline(always)]
@@ -50,10 +60,32 @@ extern "C" fn sp_emit() -> i32 {
     };
     if sent.is_ok() {
         counts.submitted += 1;
+        wake_sleeper();
     } else {
         counts.reserve_failed += 1;
+    }
+    if counts.attempts.is_multiple_of(LOOK_INTERVAL) && is_filling(event.lane) {
+        wake();
     }
     // Records of one packet stay in order when user space merges the lanes by time.
     event.boot_ns += 1;
     0
+}
+
+/// Whether a quarter of a lane waits for the reader, who pauses between its rounds.
+#[inline(always)]
+fn is_filling(lane: u8) -> bool {
+    match lane {
+        lane::DENY => has_quarter(&SP_RING_DENY),
+        lane::ALLOW => has_quarter(&SP_RING_ALLOW),
+        _ => has_quarter(&SP_RING_TRACE),
+    }
+}
+
+#[inline(always)]
+fn has_quarter<const BYTES: usize>(ring: &RingBuf<Event, BYTES>) -> bool {
+    let map: *mut c_void = ptr::from_ref(ring).cast_mut().cast();
+    // SAFETY: a ring buffer, which this helper only reads.
+    let query = |what: u32| unsafe { bpf_ringbuf_query(map, u64::from(what)) };
+    query(BPF_RB_AVAIL_DATA) > query(BPF_RB_RING_SIZE) / 4
 }

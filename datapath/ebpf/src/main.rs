@@ -36,6 +36,7 @@ mod to_host;
 mod to_netdev;
 mod trace;
 mod verdict;
+mod wake;
 mod work;
 
 /// The kernel lends GPL-only helpers to programs under this licence.

@@ -23,6 +23,7 @@ use crate::{
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 const SLOTS: usize = MAX_SLOTS as usize;
+const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 /// A [`specola_datapath_common::policy::PolicyKey`] without its prefix length.
@@ -88,3 +89,10 @@ pub(crate) static SP_RING_ALLOW: RingBuf<Event, { 4 * MIB }> = RingBuf::new();
 
 #[btf_map]
 pub(crate) static SP_RING_TRACE: RingBuf<Event, { 8 * MIB }> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static SP_ASLEEP: Array<u64, 1, MMAPABLE> = Array::new();
+
+/// A page at least, whatever the page size: room for a wake-up from each CPU.
+#[btf_map]
+pub(crate) static SP_WAKE: RingBuf<u64, { 64 * KIB }> = RingBuf::new();

@@ -45,19 +45,21 @@ impl Folds {
     }
 
     /// One record for each key whose count grew since it was reported. What is reported is on the books when this
-    /// returns. Keys that had no packet for a while are forgotten.
+    /// returns. Keys that had no packet for a while are forgotten. Gives whether there are keys to look after.
     ///
     /// # Errors
     /// The kernel refused to read or change a map; what was reported until then is in `records`.
-    pub(crate) fn report(&mut self, now_ns: u64, records: &mut Vec<Event>) -> Result<(), MapsError> {
-        for (key, count) in self.entries()? {
+    pub(crate) fn report(&mut self, now_ns: u64, records: &mut Vec<Event>) -> Result<bool, MapsError> {
+        let entries = self.entries()?;
+        let has_keys = !entries.is_empty();
+        for (key, count) in entries {
             if count.packets != self.seen_of(&key, &count).packets {
                 self.record(key, &count, records)?;
             } else if now_ns / FOLD_WINDOW_NS > count.window + IDLE_WINDOWS {
                 self.forget(&key, records)?;
             }
         }
-        Ok(())
+        Ok(has_keys)
     }
 
     /// Packets that were counted and not reported yet.

@@ -112,6 +112,11 @@ impl<L: Lane> Merge<L> {
         self.batch.len() >= self.limit || self.rejected.total() >= MAX_REJECTED
     }
 
+    /// Whether nothing waits for its time in here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.heads.iter().all(Option::is_none)
+    }
+
     /// Bad samples of the latest [`Self::collect`].
     pub(super) fn rejected(&self) -> Rejected {
         self.rejected

@@ -1,12 +1,12 @@
 //! The thread that drains the lanes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
 use specola_datapath_common::event::{BadEvent, Event, lane};
 
+use super::bell::{Bell, ReaderWaker};
 use super::clock::Clock;
 use super::fold::Folds;
 use super::ledger::Ledger;
@@ -40,9 +40,12 @@ pub struct ReaderCounts {
 #[derive(Debug)]
 pub struct EventReader {
     merge: Merge<Ring>,
+    bell: Bell,
     ledger: Ledger,
     folds: Arc<Mutex<Folds>>,
     folds_reported: Option<Instant>,
+    /// Packets may be folded since, or are.
+    has_folds: bool,
     folded: Vec<Event>,
     clock: Clock,
     /// Rounds that empty the lanes even when they were full at the beginning.
@@ -55,6 +58,7 @@ impl EventReader {
     pub(crate) fn new(
         rings: [RingBuf<MapData>; lane::COUNT],
         lane_bytes: [u32; lane::COUNT],
+        bell: Bell,
         ledger: Ledger,
         folds: Arc<Mutex<Folds>>,
         pins: Pins,
@@ -62,9 +66,11 @@ impl EventReader {
         let bytes: usize = lane_bytes.iter().map(|bytes| *bytes as usize).sum();
         Self {
             merge: Merge::new(rings.map(Ring), BATCH),
+            bell,
             ledger,
             folds,
             folds_reported: None,
+            has_folds: true,
             folded: Vec::new(),
             clock: Clock::new(),
             rounds_to_drain: bytes / size_of::<Event>() / BATCH + 1,
@@ -72,20 +78,30 @@ impl EventReader {
         }
     }
 
-    /// Reads until `stop` is set, then drains what the lanes hold, reports what is folded, and returns. Runs on the
-    /// calling thread.
+    /// Wakes and stops this reader.
+    pub fn waker(&self) -> ReaderWaker {
+        self.bell.waker()
+    }
+
+    /// Reads until [`ReaderWaker::stop`], then drains what the lanes hold, reports what is folded, and returns. Runs on
+    /// the calling thread, which sleeps while there are no events.
     ///
-    /// `sink` is called every round, also with an empty batch, so that it can serve other sources of events; it should
-    /// be quick, because while it runs nothing drains the lanes.
-    pub fn run(mut self, stop: Arc<AtomicBool>, mut sink: impl FnMut(Tick<'_>)) -> ReaderCounts {
+    /// `sink` is called every round, also with an empty batch, so that it can serve other sources of events
+    /// ([`ReaderWaker::wake`]); it should be quick, because while it runs nothing drains the lanes. It returns after how
+    /// long it wants to be called though nothing comes; `None` = not before something comes.
+    pub fn run(mut self, mut sink: impl FnMut(Tick<'_>) -> Option<Duration>) -> ReaderCounts {
         let mut counts = ReaderCounts::default();
         let mut pace = Pace::default();
-        while !stop.load(Ordering::Acquire) {
+        while !self.bell.is_stopped() {
             // Without the clock nothing can wait for the next round.
             let cut = Clock::boot_ns().unwrap_or(u64::MAX);
             self.round(cut, &mut counts, &mut sink);
-            if !self.merge.is_full() {
-                std::thread::sleep(pace.after(!self.merge.batch().is_empty()));
+            if self.merge.is_full() {
+                continue;
+            }
+            match pace.after(self.is_busy()) {
+                Rest::Pause(pause) => self.wait(Some(pause)),
+                Rest::Sleep => self.sleep(&mut counts, &mut sink),
             }
         }
         self.folds_reported = None;
@@ -104,10 +120,9 @@ impl EventReader {
     /// The system has no thread to give.
     pub fn spawn(
         self,
-        stop: Arc<AtomicBool>,
-        sink: impl FnMut(Tick<'_>) + Send + 'static,
+        sink: impl FnMut(Tick<'_>) -> Option<Duration> + Send + 'static,
     ) -> std::io::Result<std::thread::JoinHandle<ReaderCounts>> {
-        std::thread::Builder::new().name("events".to_owned()).spawn(move || self.run(stop, sink))
+        std::thread::Builder::new().name("events".to_owned()).spawn(move || self.run(sink))
     }
 
     /// What the lanes hold now, one batch, and what is folded, on the calling thread.
@@ -119,6 +134,7 @@ impl EventReader {
             if let Some(sink) = sink.take() {
                 sink(tick);
             }
+            None
         });
     }
 
@@ -134,23 +150,64 @@ impl EventReader {
         Ok(records)
     }
 
-    fn round(&mut self, cut: u64, counts: &mut ReaderCounts, sink: &mut impl FnMut(Tick<'_>)) {
+    /// Sleeps until something comes or has to be looked after.
+    fn sleep(&mut self, counts: &mut ReaderCounts, sink: &mut impl FnMut(Tick<'_>) -> Option<Duration>) {
+        self.bell.arm();
+        // What came before that is not announced.
+        let cut = Clock::boot_ns().unwrap_or(u64::MAX);
+        let sinks = self.round(cut, counts, sink);
+        if !self.is_busy() && !self.bell.is_stopped() {
+            let longest = [sinks, self.folds_due()].into_iter().flatten().min();
+            self.wait(longest);
+        }
+        self.bell.disarm();
+    }
+
+    fn wait(&mut self, longest: Option<Duration>) {
+        if let Err(error) = self.bell.wait(longest) {
+            tracing::warn!(%error, "the event reader cannot wait for events and looks for them now and then");
+            std::thread::sleep(longest.map_or(LONGEST_PAUSE, |longest| longest.min(LONGEST_PAUSE)));
+        }
+    }
+
+    /// Whether the latest round found something, or there is something that it had to leave.
+    fn is_busy(&self) -> bool {
+        !self.merge.batch().is_empty() || !self.merge.is_empty() || self.merge.rejected().total() > 0
+    }
+
+    /// Gives when the sink wants to be called again.
+    fn round(
+        &mut self,
+        cut: u64,
+        counts: &mut ReaderCounts,
+        sink: &mut impl FnMut(Tick<'_>) -> Option<Duration>,
+    ) -> Option<Duration> {
         let before = self.merge.consumed();
         self.merge.collect(cut);
         let (consumed, rejected) = (self.merge.consumed(), self.merge.rejected());
+        let taken = std::array::from_fn(|index| consumed[index] - before[index]);
+        // Packets are folded only after others of their kind gave records.
+        self.has_folds |= taken[usize::from(lane::DENY)] > 0;
         let clock_offset_ns = self.clock.offset_ns();
         let folded = self.report_folds();
-        sink(Tick { events: self.merge.batch(), clock_offset_ns, rejected });
+        let again = sink(Tick { events: self.merge.batch(), clock_offset_ns, rejected });
         counts.consumed = consumed;
         counts.rejected += rejected;
         counts.folded += folded;
-        let taken = std::array::from_fn(|index| consumed[index] - before[index]);
         self.ledger.add(taken, rejected);
+        again
+    }
+
+    /// When folded packets are to be reported; `None` = there are none.
+    fn folds_due(&self) -> Option<Duration> {
+        let last = self.folds_reported.filter(|_| self.has_folds)?;
+        Some(FOLD_INTERVAL.saturating_sub(last.elapsed()))
     }
 
     /// Once a second: puts records of folded packets into the batch. Gives how many packets they stand for.
     fn report_folds(&mut self) -> u64 {
-        if self.folds_reported.is_some_and(|at| at.elapsed() < FOLD_INTERVAL) {
+        let is_due = self.folds_reported.is_none_or(|at| self.has_folds && at.elapsed() >= FOLD_INTERVAL);
+        if !is_due {
             return 0;
         }
         self.folds_reported = Some(Instant::now());
@@ -158,8 +215,12 @@ impl EventReader {
         let now_ns = Clock::boot_ns().unwrap_or(0);
         self.folded.clear();
         let mut folds = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = folds.report(now_ns, &mut self.folded) {
-            tracing::warn!(%error, "folded packets are reported later");
+        match folds.report(now_ns, &mut self.folded) {
+            Ok(has_keys) => self.has_folds = has_keys,
+            Err(error) => {
+                self.has_folds = true;
+                tracing::warn!(%error, "folded packets are reported later");
+            }
         }
         self.merge.add(&self.folded);
         self.folded.iter().map(|event| u64::from(event.fold)).sum()
@@ -183,46 +244,56 @@ impl Lane for Ring {
     }
 }
 
-/// How long to sleep between rounds: short while events come, longer when none do.
+/// What to do between rounds: short pauses while events come, longer ones when none do, then sleep.
 #[derive(Debug, Default)]
 struct Pace {
     empty_rounds: u32,
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Rest {
+    /// Events are not announced.
+    Pause(Duration),
+    /// Until an event is announced.
+    Sleep,
+}
+
 impl Pace {
-    fn after(&mut self, had_events: bool) -> Duration {
+    fn after(&mut self, had_events: bool) -> Rest {
         self.empty_rounds = if had_events { 0 } else { self.empty_rounds.saturating_add(1) };
-        let doublings = self.empty_rounds.saturating_sub(PATIENCE).min(8);
-        (BUSY * 2u32.pow(doublings)).min(IDLE)
+        let pause = BUSY * 2u32.saturating_pow(self.empty_rounds.saturating_sub(PATIENCE));
+        if pause <= LONGEST_PAUSE { Rest::Pause(pause) } else { Rest::Sleep }
     }
 }
 
 const BATCH: usize = 8192;
 /// Time between two reports of folded packets.
 const FOLD_INTERVAL: Duration = Duration::from_secs(1);
-/// Sleep while events come.
+/// Pause while events come.
 const BUSY: Duration = Duration::from_micros(500);
-/// Longest sleep.
-const IDLE: Duration = Duration::from_millis(5);
-/// Empty rounds before sleeps grow.
-const PATIENCE: u32 = 20;
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(4);
+/// Empty rounds before pauses grow.
+const PATIENCE: u32 = 2;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sleeps_grow_when_nothing_comes_and_shrink_at_once() {
+    fn pauses_grow_when_nothing_comes_until_it_sleeps() {
         let mut pace = Pace::default();
-        for _ in 0..PATIENCE {
-            assert_eq!(pace.after(false), BUSY);
-        }
-        assert_eq!(pace.after(false), 2 * BUSY);
-        assert_eq!(pace.after(false), 4 * BUSY);
+        let pauses: Vec<_> = std::iter::from_fn(|| match pace.after(false) {
+            Rest::Pause(pause) => Some(pause.as_micros()),
+            Rest::Sleep => None,
+        })
+        .take(100)
+        .collect();
+        assert_eq!(pauses, [500, 500, 1000, 2000, 4000]);
         for _ in 0..1000 {
-            assert!(pace.after(false) <= IDLE);
+            assert_eq!(pace.after(false), Rest::Sleep);
         }
-        assert_eq!(pace.after(false), IDLE);
-        assert_eq!(pace.after(true), BUSY);
+        assert_eq!(pace.after(true), Rest::Pause(BUSY));
+        assert_eq!(pace.after(false), Rest::Pause(BUSY));
     }
 }

@@ -1,7 +1,7 @@
 //! Denied packets that were counted reach the reader once, whoever reads.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aya::maps::{Array, HashMap as KernelMap, Map, MapData};
@@ -59,7 +59,6 @@ fn assert_books(datapath: &Datapath) {
 #[test]
 fn every_denied_packet_is_in_a_record_or_a_fold() {
     let mut node = closed_node();
-    let stop = Arc::new(AtomicBool::new(false));
     let (events, arrived) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
     let sink = {
         let (events, arrived) = (Arc::clone(&events), Arc::clone(&arrived));
@@ -67,9 +66,12 @@ fn every_denied_packet_is_in_a_record_or_a_fold() {
             assert!(tick.events.is_sorted_by_key(|event| event.boot_ns));
             events.lock().unwrap().extend_from_slice(tick.events);
             arrived.store(packets(&events.lock().unwrap(), 9000), Ordering::Release);
+            None
         }
     };
-    let reader = node.datapath.take_reader().unwrap().spawn(Arc::clone(&stop), sink).unwrap();
+    let reader = node.datapath.take_reader().unwrap();
+    let waker = reader.waker();
+    let reader = reader.spawn(sink).unwrap();
     flood(&node.alice, 9000, 5_000);
     for port in 9100..9150 {
         flood(&node.alice, port, 3);
@@ -81,7 +83,7 @@ fn every_denied_packet_is_in_a_record_or_a_fold() {
     });
     assert_books(&node.datapath);
     flood(&node.alice, 9000, 1_000);
-    stop.store(true, Ordering::Release);
+    waker.stop();
     let counts = reader.join().unwrap();
     assert_eq!(counts, node.datapath.reader_counts());
     assert!(counts.folded > 0);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 use specola_datapath::{
     ApplyError, AttachMode, Attachment, Config, ConfigError, Connection, ConnectionKey, Datapath, LoadError,
-    PolicyUpdate, ReaderCounts, Sweep, Tick, abi,
+    PolicyUpdate, ReaderCounts, ReaderWaker, Sweep, Tick, abi,
 };
 use specola_datapath_common::endpoint::{EndpointRecord, PolicyState, policy_flags};
 use specola_datapath_common::event::lane;
@@ -27,6 +27,7 @@ mod policies;
 mod restarts;
 mod takeover;
 mod traffic;
+mod waking;
 
 /// Where a test pins.
 struct Pins(BpfFs);

@@ -3,7 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -47,7 +46,7 @@ struct World {
     far: NetNs,
     datapath: Datapath,
     events: Arc<Mutex<Vec<Event>>>,
-    stop: Arc<AtomicBool>,
+    waker: ReaderWaker,
     reader: Option<JoinHandle<ReaderCounts>>,
     _pins: Pins,
 }
@@ -104,11 +103,16 @@ impl World {
         .unwrap();
         let device = node.ifindex("eth0");
         node.enter(|| datapath.attach_netdev(device)).unwrap();
-        let (events, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
-        let collect = move |tick: Tick<'_>| sink.lock().unwrap().extend_from_slice(tick.events);
-        let reader = Some(datapath.take_reader().unwrap().spawn(Arc::clone(&stop), collect).unwrap());
-        Self { pod, node, far, datapath, events, stop, reader, _pins: pins }
+        let collect = move |tick: Tick<'_>| {
+            sink.lock().unwrap().extend_from_slice(tick.events);
+            None
+        };
+        let reader = datapath.take_reader().unwrap();
+        let waker = reader.waker();
+        let reader = Some(reader.spawn(collect).unwrap());
+        Self { pod, node, far, datapath, events, waker, reader, _pins: pins }
     }
 
     #[track_caller]
@@ -145,7 +149,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.waker.stop();
         if let Some(reader) = self.reader.take() {
             // A panic of the reader shows by itself; there may be one already.
             drop(reader.join());

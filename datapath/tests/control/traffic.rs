@@ -102,22 +102,24 @@ fn udp(entry: (PolicyKey, PolicyValue)) -> (PolicyKey, PolicyValue) {
 /// A reader that collects on its own thread.
 struct Collector {
     events: Arc<Mutex<Vec<Event>>>,
-    stop: Arc<AtomicBool>,
+    waker: ReaderWaker,
     thread: JoinHandle<ReaderCounts>,
 }
 
 impl Collector {
     fn start(datapath: &mut Datapath) -> Self {
-        let (events, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
         let collect = move |tick: Tick<'_>| {
             assert!(tick.events.is_sorted_by_key(|event| event.boot_ns));
             assert_eq!(tick.rejected.total(), 0);
             assert!(tick.clock_offset_ns > 0, "wall time is later than boot time");
             sink.lock().unwrap().extend_from_slice(tick.events);
+            None
         };
-        let thread = datapath.take_reader().unwrap().spawn(Arc::clone(&stop), collect).unwrap();
-        Self { events, stop, thread }
+        let reader = datapath.take_reader().unwrap();
+        let waker = reader.waker();
+        Self { events, waker, thread: reader.spawn(collect).unwrap() }
     }
 
     #[track_caller]
@@ -129,7 +131,7 @@ impl Collector {
     }
 
     fn finish(self) -> (Vec<Event>, ReaderCounts) {
-        self.stop.store(true, Ordering::Release);
+        self.waker.stop();
         let counts = self.thread.join().unwrap();
         (Arc::into_inner(self.events).unwrap().into_inner().unwrap(), counts)
     }
