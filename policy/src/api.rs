@@ -1,6 +1,7 @@
 //! From YAML to rules: the only place where policies are checked.
 
 mod cilium;
+mod cluster;
 mod kubernetes;
 mod l7;
 mod metadata;
@@ -12,6 +13,7 @@ mod selector;
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::metadata::AUDIT_ANNOTATION;
 use self::read::{At, Problems};
 use crate::document::{Document, split_documents};
 use crate::rule::{PolicyKind, PolicyObject};
@@ -29,6 +31,8 @@ pub struct ParseOptions {
     pub services: bool,
     /// `toFQDNs` may be used: the caller gives addresses learned from DNS their labels.
     pub fqdn: bool,
+    /// `ClusterNetworkPolicy` of Kubernetes may be used.
+    pub cluster_network_policy: bool,
 }
 
 /// What a file holds.
@@ -127,6 +131,7 @@ fn read_document(file: &str, document: &Document, options: ParseOptions, parsed:
     };
     let read = match kind {
         PolicyKind::NetworkPolicy => kubernetes::read(&document.root, &mut problems),
+        PolicyKind::ClusterNetworkPolicy => cluster::read(&document.root, options, &mut problems),
         _ => cilium::read(&document.root, kind, options, &mut problems),
     };
     parsed.warnings.append(&mut problems.warnings);
@@ -140,6 +145,7 @@ fn read_document(file: &str, document: &Document, options: ParseOptions, parsed:
     parsed.objects.push(PolicyObject {
         reference: metadata.reference,
         uid: metadata.uid,
+        audit: metadata.audit,
         rules,
         file: file.to_owned(),
         line: document.line,
@@ -154,9 +160,16 @@ fn policy_kind(document: &Document) -> Result<Option<PolicyKind>, String> {
         (_, "CiliumNetworkPolicy") => (PolicyKind::CiliumNetworkPolicy, "cilium.io/v2"),
         (_, "CiliumClusterwideNetworkPolicy") => (PolicyKind::CiliumClusterwideNetworkPolicy, "cilium.io/v2"),
         (_, "NetworkPolicy") => (PolicyKind::NetworkPolicy, "networking.k8s.io/v1"),
-        ("policy.networking.k8s.io", kind) => return Err(format!("{kind} is not supported yet")),
-        ("cilium.io", kind @ ("CiliumCIDRGroup" | "CiliumLocalRedirectPolicy")) => {
-            return Err(format!("{kind} is not supported yet"));
+        (_, "ClusterNetworkPolicy") => {
+            (PolicyKind::ClusterNetworkPolicy, "policy.networking.k8s.io/v1alpha2")
+        }
+        ("policy.networking.k8s.io", kind) => {
+            return Err(format!("{kind} is not supported; write a ClusterNetworkPolicy (v1alpha2) instead"));
+        }
+        ("cilium.io", "CiliumLocalRedirectPolicy") => {
+            return Err(
+                "CiliumLocalRedirectPolicy is not supported: it is about services, not policy".to_owned()
+            );
         }
         _ => return Ok(None),
     };

@@ -66,6 +66,9 @@ pub(crate) fn compile_peer(peer: &Peer, settings: &Settings, objects: &Objects) 
             }
             selectors
         }
+        Peer::Group(group) => {
+            objects.provider_prefixes(group).filter_map(|prefix| cidr(prefix, &[])).collect()
+        }
         Peer::Fqdn(name) => {
             let key = SelectorKey::new(source::FQDN, name.label().key());
             vec![PeerSelector::Labels(Selector::new([Requirement::exists(key)]))]
@@ -83,6 +86,7 @@ pub(crate) fn peer_prefixes(peer: &Peer, objects: &Objects) -> Vec<IpNet> {
         Peer::Service { services, namespace } => {
             objects.services(services, namespace.as_deref()).flat_map(Service::prefixes).collect()
         }
+        Peer::Group(group) => objects.provider_prefixes(group).collect(),
         _ => Vec::new(),
     }
 }

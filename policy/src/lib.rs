@@ -17,10 +17,12 @@ mod repository;
 pub mod request;
 mod resolve;
 pub mod rule;
+mod tier;
 mod yaml;
 
 pub use api::{
-    DocumentError, ParseOptions, ParsedFile, parse_policies, parse_policies_with, parse_policy_document,
+    AUDIT_ANNOTATION, DocumentError, ParseOptions, ParsedFile, parse_policies, parse_policies_with,
+    parse_policy_document,
 };
 pub use compile::cidr_identity_labels;
 pub use identities::{IdentityTable, NamedPorts};

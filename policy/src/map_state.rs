@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub(crate) use self::blocks::port_blocks;
-pub(crate) use self::build::MapBuilder;
+pub(crate) use self::build::{MapBuilder, Saying};
 use crate::origin::OriginSet;
 
 /// Precedence of a plain allow.
@@ -20,6 +20,18 @@ pub const PRECEDENCE_LOCALHOST: u32 = 0xffff_fffe;
 pub const PRECEDENCE_DENY: u32 = 0xffff_ffff;
 /// Precedence of "nothing else matched, and that is fine".
 pub(crate) const PRECEDENCE_ALLOW_ANY: u32 = 1;
+
+/// Low bytes of precedences: they weigh entries of one level.
+pub(crate) mod byte {
+    /// Drops.
+    pub(crate) const DENY: u8 = 255;
+    /// What the local node may always do.
+    pub(crate) const LOCALHOST: u8 = 254;
+    /// Lets pass as it is. A redirect is [`DENY`] less the priority of its parser.
+    pub(crate) const ALLOW: u8 = 1;
+    /// Leaves it to later tiers.
+    pub(crate) const PASS: u8 = 0;
+}
 
 /// What an entry is for. Orders by identity, direction, protocol, then port.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -41,11 +53,13 @@ pub struct Key {
 pub struct Entry {
     /// Drop.
     pub deny: bool,
-    /// A drop by this entry is only reported. No policy can ask for that yet: always false.
+    /// A drop by this entry is only reported: the packet passes.
     pub audit: bool,
+    /// A drop by this entry is for want of an allow, not because of a deny.
+    pub by_default: bool,
     /// Through the L7 proxy.
     pub redirect: bool,
-    /// Authentication type, 0 = none.
+    /// Authentication type that packets need, 0 = none. Broader entries are taken into account.
     pub auth: u8,
     /// Higher wins between a hit with the peer's identity and one with identity 0.
     pub precedence: u32,
@@ -201,6 +215,7 @@ mod tests {
         Entry {
             deny: precedence == PRECEDENCE_DENY,
             audit: false,
+            by_default: false,
             redirect: false,
             auth: 0,
             precedence,

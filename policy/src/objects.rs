@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use specola_labels::{Label, LabelSet, NAMESPACE_KEY, Requirement, Selector, SelectorKey};
 
-use crate::rule::{CidrGroupSelect, ServiceSelect};
+use crate::rule::{AwsGroup, CidrGroupSelect, ServiceSelect};
 
 /// A named group of prefixes outside the cluster (`CiliumCIDRGroup`).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -39,6 +39,7 @@ pub struct Service {
 pub(crate) struct Objects {
     groups: BTreeMap<String, CidrGroup>,
     services: BTreeMap<(String, String), Service>,
+    provider_groups: BTreeMap<AwsGroup, Vec<IpNet>>,
 }
 
 impl Objects {
@@ -59,6 +60,19 @@ impl Objects {
 
     pub(crate) fn remove_service(&mut self, namespace: &str, name: &str) -> bool {
         self.services.remove(&(namespace.to_owned(), name.to_owned())).is_some()
+    }
+
+    /// Sets what a provider answered for a group. Returns whether that changed anything.
+    pub(crate) fn set_provider_group(&mut self, group: AwsGroup, prefixes: Vec<IpNet>) -> bool {
+        if prefixes.is_empty() {
+            return self.provider_groups.remove(&group).is_some();
+        }
+        self.provider_groups.insert(group, prefixes.clone()) != Some(prefixes)
+    }
+
+    /// Prefixes that a provider gave for a group; none when it was not asked or has none.
+    pub(crate) fn provider_prefixes(&self, group: &AwsGroup) -> impl Iterator<Item = IpNet> {
+        self.provider_groups.get(group).into_iter().flatten().map(IpNet::trunc)
     }
 
     /// Prefixes of the groups that are meant.

@@ -41,6 +41,8 @@ pub enum OriginKind {
     CiliumClusterwideNetworkPolicy,
     /// `networking.k8s.io/v1`.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2`.
+    ClusterNetworkPolicy,
     /// No object: a rule of the engine itself.
     Builtin,
 }
@@ -109,6 +111,7 @@ impl OriginKind {
             Self::CiliumNetworkPolicy => PolicyKind::CiliumNetworkPolicy.as_str(),
             Self::CiliumClusterwideNetworkPolicy => PolicyKind::CiliumClusterwideNetworkPolicy.as_str(),
             Self::NetworkPolicy => PolicyKind::NetworkPolicy.as_str(),
+            Self::ClusterNetworkPolicy => PolicyKind::ClusterNetworkPolicy.as_str(),
             Self::Builtin => "",
         }
     }
@@ -241,6 +244,7 @@ impl From<PolicyKind> for OriginKind {
             PolicyKind::CiliumNetworkPolicy => Self::CiliumNetworkPolicy,
             PolicyKind::CiliumClusterwideNetworkPolicy => Self::CiliumClusterwideNetworkPolicy,
             PolicyKind::NetworkPolicy => Self::NetworkPolicy,
+            PolicyKind::ClusterNetworkPolicy => Self::ClusterNetworkPolicy,
         }
     }
 }
@@ -252,6 +256,7 @@ impl Origin {
             OriginKind::CiliumNetworkPolicy => PolicyKind::CiliumNetworkPolicy,
             OriginKind::CiliumClusterwideNetworkPolicy => PolicyKind::CiliumClusterwideNetworkPolicy,
             OriginKind::NetworkPolicy => PolicyKind::NetworkPolicy,
+            OriginKind::ClusterNetworkPolicy => PolicyKind::ClusterNetworkPolicy,
             OriginKind::Builtin => return None,
         };
         Some(PolicyRef { kind, namespace: self.namespace.clone(), name: self.name.clone() })

@@ -9,7 +9,10 @@ use specola_labels::{Family, LabelSet};
 use crate::compile::{PeerSelector, compile_peer, peer_prefixes};
 use crate::objects::{CidrGroup, Objects, Service};
 use crate::origin::{Origin, Section};
-use crate::rule::{DnsRule, L4, Peer, PolicyObject, PolicyRef, Rule, RuleSubject};
+use crate::rule::{
+    Action, AuthMode, AwsGroup, DnsRule, L4, Peer, PolicyObject, PolicyRef, Rule, RuleSubject,
+};
+use crate::tier::Rank;
 
 /// What the engine needs to know of the cluster.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -96,6 +99,8 @@ pub(crate) struct DirectionRule {
     /// Whether the rule concerns the direction at all.
     pub(crate) present: bool,
     pub(crate) default_deny: bool,
+    /// What only this rule drops passes, and is reported as audited.
+    pub(crate) audit: bool,
     /// Names the rule where it is the selection that decides.
     pub(crate) selected_by: Arc<Origin>,
     pub(crate) entries: Vec<CompiledEntry>,
@@ -104,7 +109,11 @@ pub(crate) struct DirectionRule {
 /// An entry in terms of identities.
 #[derive(Debug)]
 pub(crate) struct CompiledEntry {
-    pub(crate) deny: bool,
+    pub(crate) action: Action,
+    pub(crate) rank: Rank,
+    pub(crate) auth: Option<AuthMode>,
+    /// A deny by this entry alone is only reported.
+    pub(crate) audit: bool,
     pub(crate) peers: Vec<PeerSelector>,
     pub(crate) l4: L4,
     pub(crate) origin: Arc<Origin>,
@@ -162,6 +171,23 @@ impl Repository {
     pub fn remove_service(&mut self, namespace: &str, name: &str) -> u64 {
         let changed = self.objects.remove_service(namespace, name);
         self.objects_changed(changed)
+    }
+
+    /// Sets the addresses that a cloud provider has for a group, and returns the revision that holds them.
+    pub fn set_provider_group(&mut self, group: AwsGroup, prefixes: Vec<IpNet>) -> u64 {
+        let changed = self.objects.set_provider_group(group, prefixes);
+        self.objects_changed(changed)
+    }
+
+    /// Groups of a cloud provider that some policy names; their addresses are given by [`Self::set_provider_group`].
+    pub fn provider_groups(&self) -> BTreeSet<&AwsGroup> {
+        let mut groups = BTreeSet::new();
+        for peer in self.peers() {
+            if let Peer::Group(group) = peer {
+                groups.insert(group);
+            }
+        }
+        groups
     }
 
     /// Number of the last change, from 1.
@@ -311,13 +337,17 @@ fn compile_object(
         let direction = |egress: bool| DirectionRule {
             present: if egress { rule.has_egress } else { rule.has_ingress },
             default_deny: if egress { rule.default_deny_egress } else { rule.default_deny_ingress },
+            audit: object.audit,
             selected_by: Arc::new(origin(Section::allow(egress), u32::try_from(index).unwrap_or(u32::MAX))),
             entries: rule
                 .entries
                 .iter()
                 .filter(|entry| entry.section.is_egress() == egress)
                 .map(|entry| CompiledEntry {
-                    deny: entry.section.is_deny(),
+                    action: entry.action,
+                    rank: Rank::new(rule.tier, rule.priority, entry.index),
+                    auth: entry.auth,
+                    audit: object.audit,
                     peers: entry
                         .peers
                         .iter()

@@ -17,6 +17,8 @@ pub enum Request {
     Kafka(KafkaRequest),
     /// Key and value pairs of a named parser.
     Pairs(BTreeMap<String, String>),
+    /// A TLS client that asks for this name.
+    Sni(String),
 }
 
 /// What policy sees of an HTTP request.
@@ -58,6 +60,12 @@ impl L7Rules {
                 };
                 rules.is_empty() || rules.iter().any(all)
             }
+            (Self::Tls(rules), Request::Sni(name)) => {
+                rules.server_names.is_empty() || rules.server_names.iter().any(|own| own.matches(name))
+            }
+            (Self::Tls(rules), request) => rules.inner.as_ref().is_some_and(|inner| inner.allow(request)),
+            // What the listener does is not a matter of policy.
+            (Self::Listener(_), _) => true,
             _ => false,
         }
     }

@@ -7,13 +7,11 @@ use specola_labels::{LabelSet, NumericIdentity};
 
 use crate::compile::PeerSelector;
 use crate::identities::{IdentityTable, NamedPorts};
-use crate::map_state::{
-    Entry, Key, MapBuilder, MapState, PRECEDENCE_ALLOW, PRECEDENCE_ALLOW_ANY, PRECEDENCE_DENY,
-    PRECEDENCE_LOCALHOST, port_blocks,
-};
+use crate::map_state::{Entry, Key, MapBuilder, MapState, PRECEDENCE_ALLOW_ANY, Saying, byte, port_blocks};
 use crate::origin::{Origin, OriginSet};
-use crate::repository::{AllowLocalhost, CompiledEntry, CompiledRule, Mode, Repository};
-use crate::rule::{L4, L7Rules, ParserKind, Port, PortMatch};
+use crate::repository::{AllowLocalhost, CompiledEntry, CompiledRule, DirectionRule, Mode, Repository};
+use crate::rule::{Action, AuthMode, L4, L7Rules, ParserKind, Port, PortMatch, Tier};
+use crate::tier::{Levels, Rank};
 
 /// The endpoint that a map is for.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +70,9 @@ pub enum ResolveError {
         /// Parser of the other rule.
         second: String,
     },
+    /// One port and peer with two authentication modes.
+    #[error("cannot merge conflicting authentication modes for the same peer and port; use one of them")]
+    ConflictingAuth,
 }
 
 /// How a direction is enforced for a subject.
@@ -83,6 +84,8 @@ pub(crate) enum Enforcement {
     OpenByDefault,
     /// Rules count, what they do not name is dropped because of these.
     ClosedByDefault(OriginSet),
+    /// Rules count, what they do not name would be dropped because of these, but they are only audited.
+    AuditedByDefault(OriginSet),
 }
 
 /// Makes the policy of one endpoint.
@@ -100,11 +103,16 @@ pub fn resolve(
         identities,
         max_entries: repository.settings().max_entries,
         builder: MapBuilder::default(),
-        parsers: BTreeMap::new(),
+        levels: Levels::new(&[], false),
+        agreed: BTreeMap::new(),
     };
     let ingress = resolver.direction(repository, &rules, false)?;
     let egress = resolver.direction(repository, &rules, true)?;
-    let map = resolver.builder.finish(repository.settings().max_entries / 2);
+    let max = resolver.max_entries;
+    let limit = max.saturating_mul(COUNTED);
+    let Some(map) = resolver.builder.finish(max / 2, limit) else {
+        return Err(too_many(limit, false, max, resolver.builder.entries()));
+    };
     if map.len() > resolver.max_entries {
         return Err(too_many(map.len(), true, resolver.max_entries, map.iter().map(|(_, entry)| entry)));
     }
@@ -135,14 +143,16 @@ pub(crate) fn enforcement(
     if present.peek().is_none() && !always {
         return Enforcement::Off;
     }
-    let selected_by: OriginSet = present
-        .filter(|direction| direction.default_deny)
-        .map(|direction| Arc::clone(&direction.selected_by))
-        .collect();
-    match (selected_by.is_empty(), always) {
-        (false, _) => Enforcement::ClosedByDefault(selected_by),
-        (true, true) => Enforcement::ClosedByDefault(OriginSet::of(Arc::new(Origin::deny_any(egress)))),
-        (true, false) => Enforcement::OpenByDefault,
+    let (audited, closing): (Vec<_>, Vec<_>) =
+        present.filter(|direction| direction.default_deny).partition(|direction| direction.audit);
+    let names = |directions: &[&DirectionRule]| -> OriginSet {
+        directions.iter().map(|direction| Arc::clone(&direction.selected_by)).collect()
+    };
+    match (closing.is_empty(), always, audited.is_empty()) {
+        (false, ..) => Enforcement::ClosedByDefault(names(&closing)),
+        (true, true, _) => Enforcement::ClosedByDefault(OriginSet::of(Arc::new(Origin::deny_any(egress)))),
+        (true, false, false) => Enforcement::AuditedByDefault(names(&audited)),
+        (true, false, true) => Enforcement::OpenByDefault,
     }
 }
 
@@ -183,7 +193,17 @@ struct Resolver<'a> {
     identities: &'a IdentityTable,
     max_entries: usize,
     builder: MapBuilder,
-    parsers: BTreeMap<(bool, u8, PortKey, PeerSelector), ParserKind>,
+    /// Levels of the direction that is being resolved.
+    levels: Levels,
+    /// What allow entries ask for, which must agree.
+    agreed: BTreeMap<(bool, u8, PortKey, PeerSelector), Agreed>,
+}
+
+/// What allow entries of one peer and port ask for.
+#[derive(Debug, Default)]
+struct Agreed {
+    parser: Option<ParserKind>,
+    auth: Option<AuthMode>,
 }
 
 /// Block of ports in a form that orders.
@@ -198,6 +218,7 @@ impl Resolver<'_> {
         egress: bool,
     ) -> Result<Option<OriginSet>, ResolveError> {
         let enforcement = enforcement(repository, self.subject, rules, egress);
+        self.levels = Levels::new(rules, egress);
         if enforcement != Enforcement::Off {
             for rule in rules {
                 for entry in &rule.direction(egress).entries {
@@ -209,7 +230,21 @@ impl Resolver<'_> {
             }
         }
         match enforcement {
-            Enforcement::ClosedByDefault(selected_by) => Ok(Some(selected_by)),
+            Enforcement::ClosedByDefault(selected_by) => {
+                self.builder.close(egress, selected_by.clone());
+                Ok(Some(selected_by))
+            }
+            Enforcement::AuditedByDefault(selected_by) => {
+                let entry = Entry {
+                    deny: true,
+                    audit: true,
+                    by_default: true,
+                    origins: selected_by,
+                    ..plain_allow(PRECEDENCE_ALLOW_ANY, Origin::allow_any(egress))
+                };
+                self.builder.add(Key::all(0, egress), Saying { entry, tier: None, pass: false, auth: None });
+                Ok(None)
+            }
             Enforcement::Off | Enforcement::OpenByDefault => {
                 self.allow_any(egress);
                 Ok(None)
@@ -286,7 +321,7 @@ impl Resolver<'_> {
             .collect();
         for identity in peers {
             for number in self.identities.ports_named(identity, name, proto) {
-                self.check_parser(peer, true, proto, (number, 16), l7)?;
+                self.check_agreement(peer, entry, true, proto, (number, 16), l7)?;
                 self.insert(identity.0, entry, true, proto, (number, 16), l7)?;
             }
         }
@@ -302,7 +337,7 @@ impl Resolver<'_> {
         block: PortKey,
         l7: Option<&L7Rules>,
     ) -> Result<(), ResolveError> {
-        self.check_parser(peer, egress, proto, block, l7)?;
+        self.check_agreement(peer, entry, egress, proto, block, l7)?;
         let PeerSelector::Labels(selector) = peer else {
             return self.insert(0, entry, egress, proto, block, l7);
         };
@@ -322,20 +357,28 @@ impl Resolver<'_> {
         l7: Option<&L7Rules>,
     ) -> Result<(), ResolveError> {
         let key = Key { identity, egress, proto, port, port_bits };
-        let precedence = match (entry.deny, l7) {
-            (true, _) => PRECEDENCE_DENY,
-            (false, Some(rules)) => redirect_precedence(&rules.parser()),
-            (false, None) => PRECEDENCE_ALLOW,
+        let deny = entry.action == Action::Deny;
+        let byte = match (entry.action, l7) {
+            (Action::Deny, _) => byte::DENY,
+            (Action::Pass, _) => byte::PASS,
+            (Action::Allow, Some(rules)) => byte::DENY - rules.priority(),
+            (Action::Allow, None) => byte::ALLOW,
         };
         self.builder.add(
             key,
-            Entry {
-                deny: entry.deny,
-                audit: false,
-                redirect: l7.is_some() && !entry.deny,
-                auth: 0,
-                precedence,
-                origins: OriginSet::of(Arc::clone(&entry.origin)),
+            Saying {
+                entry: Entry {
+                    deny,
+                    audit: deny && entry.audit,
+                    by_default: false,
+                    redirect: l7.is_some() && entry.action == Action::Allow,
+                    auth: 0,
+                    precedence: self.levels.precedence(entry.rank, byte),
+                    origins: OriginSet::of(Arc::clone(&entry.origin)),
+                },
+                tier: Some(entry.rank.tier),
+                pass: entry.action == Action::Pass,
+                auth: entry.auth,
             },
         );
         // Some of them may turn out to be redundant.
@@ -346,34 +389,49 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    fn check_parser(
+    /// Allow entries of one peer and port need one parser and one authentication mode.
+    fn check_agreement(
         &mut self,
         peer: &PeerSelector,
+        entry: &CompiledEntry,
         egress: bool,
         proto: u8,
         block: PortKey,
         l7: Option<&L7Rules>,
     ) -> Result<(), ResolveError> {
-        let Some(parser) = l7.map(L7Rules::parser) else {
-            return Ok(());
-        };
-        let known =
-            self.parsers.entry((egress, proto, block, peer.clone())).or_insert_with(|| parser.clone());
-        if *known == parser {
+        let (parser, auth) = (l7.map(L7Rules::parser), entry.auth);
+        if entry.action != Action::Allow || (parser.is_none() && auth.is_none()) {
             return Ok(());
         }
-        Err(ResolveError::ConflictingParsers { first: known.to_string(), second: parser.to_string() })
+        let agreed = self.agreed.entry((egress, proto, block, peer.clone())).or_default();
+        agreed.parser = match (agreed.parser.take(), parser) {
+            (Some(first), Some(second)) => {
+                let merged = first.merge(&second);
+                let conflict = || ResolveError::ConflictingParsers {
+                    first: first.to_string(),
+                    second: second.to_string(),
+                };
+                Some(merged.ok_or_else(conflict)?)
+            }
+            (first, second) => first.or(second),
+        };
+        if agreed.auth.is_some() && auth.is_some() && agreed.auth != auth {
+            return Err(ResolveError::ConflictingAuth);
+        }
+        agreed.auth = agreed.auth.or(auth);
+        Ok(())
     }
 
     fn localhost(&mut self) {
         let key = Key::all(NumericIdentity::HOST.0, false);
-        let origin = Origin::allow_localhost();
-        self.builder.add(key, plain_allow(PRECEDENCE_LOCALHOST, origin));
+        let precedence = self.levels.precedence(Rank::NORMAL, byte::LOCALHOST);
+        let entry = plain_allow(precedence, Origin::allow_localhost());
+        self.builder.add(key, Saying { entry, tier: Some(Tier::Normal), pass: false, auth: None });
     }
 
     fn allow_any(&mut self, egress: bool) {
-        let origin = Origin::allow_any(egress);
-        self.builder.add(Key::all(0, egress), plain_allow(PRECEDENCE_ALLOW_ANY, origin));
+        let entry = plain_allow(PRECEDENCE_ALLOW_ANY, Origin::allow_any(egress));
+        self.builder.add(Key::all(0, egress), Saying { entry, tier: None, pass: false, auth: None });
     }
 }
 
@@ -381,20 +439,10 @@ fn plain_allow(precedence: u32, origin: Origin) -> Entry {
     Entry {
         deny: false,
         audit: false,
+        by_default: false,
         redirect: false,
         auth: 0,
         precedence,
         origins: OriginSet::of(Arc::new(origin)),
     }
-}
-
-/// A redirect beats a plain allow of the same packet; between redirects the parser's priority decides.
-fn redirect_precedence(parser: &ParserKind) -> u32 {
-    let priority = match parser {
-        ParserKind::Http => 101,
-        ParserKind::Kafka => 106,
-        ParserKind::Generic(_) => 111,
-        ParserKind::Dns => 121,
-    };
-    PRECEDENCE_DENY - priority
 }

@@ -4,6 +4,7 @@ mod dns;
 mod l4;
 mod l7;
 mod peer;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use specola_labels::{Label, Selector};
 pub use self::dns::{DnsRule, InvalidDnsRule};
 pub use self::l4::{IcmpFamily, IcmpMatch, L4, Port, PortMatch, Protocol};
 pub use self::l7::{HeaderMatch, HttpRule, KafkaRule, L7Rules, MismatchAction, ParserKind};
-pub use self::peer::{CidrGroupSelect, Entity, Peer, ServiceSelect};
+pub use self::peer::{AwsGroup, CidrGroupSelect, Entity, Peer, ServiceSelect};
+pub use self::tls::{Listener, ListenerConfig, ServerName, TlsContext, TlsRules};
 use crate::origin::Section;
 
 /// Kind of a policy object.
@@ -26,6 +28,42 @@ pub enum PolicyKind {
     CiliumClusterwideNetworkPolicy,
     /// `networking.k8s.io/v1`.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2`, cluster-wide, in tiers.
+    ClusterNetworkPolicy,
+}
+
+/// When a rule is asked: each tier before the next.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Tier {
+    /// Before all others.
+    Admin,
+    /// CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy and NetworkPolicy.
+    #[default]
+    Normal,
+    /// What no rule of the other tiers decides.
+    Baseline,
+}
+
+/// What an entry does with packets that match it.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Action {
+    /// Lets them pass.
+    Allow,
+    /// Drops them.
+    Deny,
+    /// Leaves them to the tiers that follow.
+    Pass,
+}
+
+/// Mutual authentication that an entry asks for.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum AuthMode {
+    /// None, whatever broader entries ask for.
+    Disabled,
+    /// Both ends must have authenticated.
+    Required,
+    /// For tests: never succeeds.
+    AlwaysFail,
 }
 
 /// Name of a policy object.
@@ -46,6 +84,8 @@ pub struct PolicyObject {
     pub reference: PolicyRef,
     /// `metadata.uid`, empty for objects from files that have none.
     pub uid: String,
+    /// What only this policy would drop passes, and is reported as audited.
+    pub audit: bool,
     /// Rules of `spec` and `specs`, in order.
     pub rules: Vec<Rule>,
     /// File that it was read from.
@@ -61,6 +101,10 @@ pub struct PolicyObject {
 pub struct Rule {
     /// Endpoints that the rule is for.
     pub subject: RuleSubject,
+    /// Tier of all entries.
+    pub tier: Tier,
+    /// Among rules of a tier but [`Tier::Normal`]: lower ones, and in these earlier entries, are asked first.
+    pub priority: u16,
     /// Entries of all sections.
     pub entries: Vec<RuleEntry>,
     /// Whether an unmatched incoming packet of the subject is dropped because of this rule.
@@ -99,12 +143,38 @@ pub struct RuleEntry {
     pub peers: Vec<Peer>,
     /// Protocols and ports.
     pub l4: L4,
+    /// What happens to packets that match.
+    pub action: Action,
+    /// Authentication that is asked for; none: what broader entries ask for.
+    pub auth: Option<AuthMode>,
+}
+
+impl RuleEntry {
+    /// An entry that does what its section says, without authentication.
+    pub fn new(section: Section, index: u32, peers: Vec<Peer>, l4: L4) -> Self {
+        let action = if section.is_deny() { Action::Deny } else { Action::Allow };
+        Self { section, index, peers, l4, action, auth: None }
+    }
+}
+
+impl AuthMode {
+    /// Number in policy maps.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Disabled => 0,
+            Self::Required => 1,
+            Self::AlwaysFail => 2,
+        }
+    }
 }
 
 impl PolicyObject {
     /// Whether both objects ask for the same; where they were read does not count.
     pub fn same_policy(&self, other: &Self) -> bool {
-        self.reference == other.reference && self.uid == other.uid && self.rules == other.rules
+        self.reference == other.reference
+            && self.uid == other.uid
+            && self.audit == other.audit
+            && self.rules == other.rules
     }
 }
 
@@ -112,7 +182,9 @@ impl PolicyObject {
     /// Whether the meaning depends on groups of prefixes or on services.
     pub(crate) fn refers_to_objects(&self) -> bool {
         let peers = self.rules.iter().flat_map(|rule| &rule.entries).flat_map(|entry| &entry.peers);
-        peers.into_iter().any(|peer| matches!(peer, Peer::CidrGroup { .. } | Peer::Service { .. }))
+        peers
+            .into_iter()
+            .any(|peer| matches!(peer, Peer::CidrGroup { .. } | Peer::Service { .. } | Peer::Group(_)))
     }
 }
 
@@ -123,12 +195,13 @@ impl PolicyKind {
             Self::CiliumNetworkPolicy => "CiliumNetworkPolicy",
             Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
     }
 
     /// Whether objects of the kind live in a namespace.
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::CiliumClusterwideNetworkPolicy)
+        !matches!(self, Self::CiliumClusterwideNetworkPolicy | Self::ClusterNetworkPolicy)
     }
 }
 

@@ -16,14 +16,7 @@ use crate::cases::{Case, CaseFile, Expect, Probe};
 use crate::world::{Outcome, World};
 
 /// Features, or single cases, that the engine refuses, with the reason.
-const UNSUPPORTED: [(&str, &str); 6] = [
-    ("tls-sni", "serverNames is refused: no proxy reads TLS yet"),
-    ("listener", "listener is refused: no proxy has listeners yet"),
-    ("auth", "authentication modes but disabled are refused"),
-    ("kcnp-optional", "ClusterNetworkPolicy is refused: no tiers yet"),
-    ("groups-aws", "groups of cloud providers are refused"),
-    ("groups-unresolved-with-ports", "groups of cloud providers are refused"),
-];
+const UNSUPPORTED: [(&str, &str); 0] = [];
 
 #[test]
 fn all_cases() {
@@ -83,6 +76,7 @@ fn run(file: &CaseFile, case: &Case) -> Vec<String> {
     for policy in &case.policies {
         load(case, policy, &mut repository, &mut failures);
     }
+    world::answer_groups(cluster, &mut repository);
     let world = World::new(cluster, case, &repository);
     for (index, probe) in case.probes.iter().enumerate() {
         if let Err(cause) = check(&world, probe) {
@@ -104,6 +98,7 @@ fn load(case: &Case, policy: &serde_json::Value, repository: &mut Repository, fa
         cidr_groups: true,
         services: true,
         fqdn: true,
+        cluster_network_policy: case.options.kcnp,
     };
     let name = policy["metadata"]["name"].as_str().unwrap_or_default();
     let text = serde_json::to_string_pretty(policy).unwrap();

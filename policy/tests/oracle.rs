@@ -8,8 +8,8 @@ use proptest::sample::select;
 use specola_labels::{Label, LabelSet, NumericIdentity, Requirement, Selector, SelectorKey};
 use specola_policy::eval::{Packet, Verdict, evaluate};
 use specola_policy::rule::{
-    Entity, HttpRule, IcmpFamily, IcmpMatch, L4, L7Rules, Peer, Port, PortMatch, Protocol, Rule, RuleEntry,
-    RuleSubject,
+    Action, AuthMode, Entity, HttpRule, IcmpFamily, IcmpMatch, L4, L7Rules, Peer, Port, PortMatch, Protocol,
+    Rule, RuleEntry, RuleSubject, Tier,
 };
 use specola_policy::{
     AllowLocalhost, IdentityTable, IpFamilies, MapState, Mode, NamedPorts, PolicyKind, PolicyObject,
@@ -37,13 +37,17 @@ proptest! {
             let decision = evaluate(&repository, &subject, &identities, packet);
             let hit = policy.map.lookup(packet.peer, packet.egress, packet.proto, packet.port);
             let selected_by = if packet.egress { &policy.egress_selected_by } else { &policy.ingress_selected_by };
+            let audited = hit.is_some_and(|(_, entry)| entry.audit);
             let (verdict, origins) = match hit {
                 None => (Verdict::DefaultDeny, selected_by),
+                Some((_, entry)) if entry.by_default => (Verdict::DefaultDeny, &entry.origins),
+                Some((_, entry)) if entry.auth != 0 => (Verdict::AuthRequired, &entry.origins),
                 Some((_, entry)) if entry.deny => (Verdict::Deny, &entry.origins),
                 Some((_, entry)) if entry.redirect => (Verdict::Redirect, &entry.origins),
                 Some((_, entry)) => (Verdict::Allow, &entry.origins),
             };
             prop_assert_eq!(verdict, decision.verdict, "{:?} {:#?}", packet, policy);
+            prop_assert_eq!(audited, decision.audited, "{:?} {:#?}", packet, policy);
             prop_assert!(!origins.is_empty(), "{packet:?} {policy:#?}");
             prop_assert_eq!(origins, &decision.origins, "{:?}", packet);
         }
@@ -51,7 +55,7 @@ proptest! {
 
     #[test]
     fn import_order_does_not_matter(policies in vec(policy(), 2..5), settings in settings()) {
-        let resolved = |order: &mut dyn Iterator<Item = (usize, Rule)>| {
+        let resolved = |order: &mut dyn Iterator<Item = (usize, (bool, Rule))>| {
             let mut repository = Repository::new(settings.clone());
             for (index, rule) in order {
                 repository.upsert(object(index, rule));
@@ -62,7 +66,7 @@ proptest! {
                 .map(|(key, entry)| (*key, entry.precedence, entry.origins.object_names()))
                 .collect::<Vec<_>>()
         };
-        let numbered: Vec<(usize, Rule)> = policies.into_iter().enumerate().collect();
+        let numbered: Vec<(usize, (bool, Rule))> = policies.into_iter().enumerate().collect();
         let forward = resolved(&mut numbered.clone().into_iter());
         let backward = resolved(&mut numbered.into_iter().rev());
         prop_assert_eq!(forward, backward);
@@ -74,7 +78,7 @@ proptest! {
         new in vec(policy(), 0..4),
         settings in settings(),
     ) {
-        let map = |policies: Vec<Rule>| {
+        let map = |policies: Vec<(bool, Rule)>| {
             let mut repository = Repository::new(settings.clone());
             for (index, rule) in policies.into_iter().enumerate() {
                 repository.upsert(object(index, rule));
@@ -105,11 +109,14 @@ fn a_tie_between_peer_and_anybody_names_both_rules() {
     let peer = Peer::Endpoints(Selector::equals(SelectorKey::k8s("app"), "a"));
     let any = vec![ports(Protocol::Tcp, 74, 80, true), ports(Protocol::Tcp, 0, 65_535, false)];
     let own = vec![ports(Protocol::Tcp, 70, 81, true)];
-    let entries = [(Peer::Any, any), (peer, own)].into_iter().zip(0..).map(|((peer, ports), index)| {
-        RuleEntry { section: Section::Ingress, index, peers: vec![peer], l4: L4::Ports(ports) }
-    });
+    let entries = [(Peer::Any, any), (peer, own)]
+        .into_iter()
+        .zip(0..)
+        .map(|((peer, ports), index)| RuleEntry::new(Section::Ingress, index, vec![peer], L4::Ports(ports)));
     let rule = Rule {
         subject: RuleSubject::Endpoints(Selector::default()),
+        tier: Tier::Normal,
+        priority: 0,
         entries: entries.collect(),
         default_deny_ingress: true,
         default_deny_egress: false,
@@ -120,7 +127,7 @@ fn a_tie_between_peer_and_anybody_names_both_rules() {
         log: String::new(),
     };
     let mut repository = Repository::new(Settings::default());
-    repository.upsert(object(0, rule));
+    repository.upsert(object(0, (false, rule)));
     let identities = identities(&repository);
     let policy = resolve(&repository, &subject(false), &identities).unwrap();
     for port in 68..84 {
@@ -132,7 +139,7 @@ fn a_tie_between_peer_and_anybody_names_both_rules() {
     }
 }
 
-fn object(index: usize, rule: Rule) -> PolicyObject {
+fn object(index: usize, (audit, rule): (bool, Rule)) -> PolicyObject {
     PolicyObject {
         reference: PolicyRef {
             kind: PolicyKind::CiliumClusterwideNetworkPolicy,
@@ -140,6 +147,7 @@ fn object(index: usize, rule: Rule) -> PolicyObject {
             name: format!("p{index}"),
         },
         uid: String::new(),
+        audit,
         rules: vec![rule],
         file: "generated".to_owned(),
         line: 1,
@@ -188,28 +196,66 @@ fn settings() -> impl Strategy<Value = Settings> {
     })
 }
 
-fn policy() -> impl Strategy<Value = Rule> {
-    let entries = vec((section(), vec(peer(), 0..3), l4()), 0..4);
+/// A rule, and whether its policy is in audit mode.
+fn policy() -> impl Strategy<Value = (bool, Rule)> {
+    let rule = prop_oneof![3 => normal_rule().boxed(), 1 => tiered_rule().boxed()];
+    (prop::bool::weighted(0.15), rule)
+}
+
+fn normal_rule() -> impl Strategy<Value = Rule> {
+    let auth = prop_oneof![8 => Just(None), 1 => Just(Some(AuthMode::AlwaysFail))];
+    let entries = vec((section(), vec(peer(), 0..3), l4(), auth), 0..4);
     let default_deny = (prop::bool::weighted(0.7), prop::bool::weighted(0.7));
     (entries, default_deny, prop::bool::weighted(0.9)).prop_map(|(entries, (ingress, egress), selects)| {
-        let entries: Vec<RuleEntry> = (0..)
-            .zip(entries)
-            .map(|(index, (section, peers, l4))| RuleEntry { section, index, peers, l4 })
-            .collect();
-        let has = |egress| entries.iter().any(|entry| entry.section.is_egress() == egress);
-        let (has_ingress, has_egress) = (has(false), has(true));
-        let selector = if selects { Selector::default() } else { Selector::reserved("health") };
-        Rule {
-            subject: RuleSubject::Endpoints(selector),
-            default_deny_ingress: ingress && has_ingress,
-            default_deny_egress: egress && has_egress,
-            has_ingress,
-            has_egress,
-            entries,
-            labels: Vec::new(),
-            description: String::new(),
-            log: String::new(),
-        }
+        let entry =
+            |(index, (section, peers, l4, auth)): (u32, (Section, Vec<Peer>, L4, Option<AuthMode>))| {
+                RuleEntry {
+                    auth: auth.filter(|_| !section.is_deny()),
+                    ..RuleEntry::new(section, index, peers, l4)
+                }
+            };
+        let entries: Vec<RuleEntry> = (0..).zip(entries).map(entry).collect();
+        rule(entries, (ingress, egress), selects)
+    })
+}
+
+fn tiered_rule() -> impl Strategy<Value = Rule> {
+    let action = || select(vec![Action::Allow, Action::Deny, Action::Pass]);
+    let entries = vec((any::<bool>(), action(), vec(peer(), 1..3), l4_without_requests()), 1..4);
+    let tier = select(vec![Tier::Admin, Tier::Baseline]);
+    (entries, tier, 0u16..3).prop_map(|(entries, tier, priority)| {
+        let entry = |(index, (egress, action, peers, l4)): (u32, (bool, Action, Vec<Peer>, L4))| RuleEntry {
+            action,
+            ..RuleEntry::new(Section::allow(egress), index, peers, l4)
+        };
+        let entries: Vec<RuleEntry> = (0..).zip(entries).map(entry).collect();
+        Rule { tier, priority, ..rule(entries, (false, false), true) }
+    })
+}
+
+fn rule(entries: Vec<RuleEntry>, (ingress, egress): (bool, bool), selects: bool) -> Rule {
+    let has = |egress| entries.iter().any(|entry| entry.section.is_egress() == egress);
+    let (has_ingress, has_egress) = (has(false), has(true));
+    let selector = if selects { Selector::default() } else { Selector::reserved("health") };
+    Rule {
+        subject: RuleSubject::Endpoints(selector),
+        tier: Tier::Normal,
+        priority: 0,
+        default_deny_ingress: ingress && has_ingress,
+        default_deny_egress: egress && has_egress,
+        has_ingress,
+        has_egress,
+        entries,
+        labels: Vec::new(),
+        description: String::new(),
+        log: String::new(),
+    }
+}
+
+fn l4_without_requests() -> impl Strategy<Value = L4> {
+    l4().prop_map(|l4| match l4 {
+        L4::Ports(ports) => L4::Ports(ports.into_iter().map(|port| PortMatch { l7: None, ..port }).collect()),
+        other => other,
     })
 }
 

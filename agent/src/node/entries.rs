@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use specola_datapath::PolicyUpdate;
 use specola_datapath::abi::endpoint::{PolicyState, policy_flags};
 use specola_datapath::abi::policy::{
-    FULL_PREFIX_STATIC, PREFIX_PROTO, PolicyKey, PolicyValue, VALUE_AUDIT, VALUE_DENY, VALUE_PLEN_SHIFT,
+    FULL_PREFIX_STATIC, PREFIX_PROTO, PolicyKey, PolicyValue, VALUE_AUDIT, VALUE_BY_DEFAULT, VALUE_DENY,
+    VALUE_PLEN_SHIFT,
 };
 use specola_policy::{EndpointPolicy, Entry, Key, MapState};
 
@@ -31,9 +32,10 @@ fn kernel_value(key: &Key, entry: &Entry, cookie: u32) -> PolicyValue {
     let specified = if key.proto == 0 { 0 } else { 8 + key.port_bits };
     let deny = if entry.deny { VALUE_DENY } else { 0 };
     let audit = if entry.audit { VALUE_AUDIT } else { 0 };
+    let by_default = if entry.by_default { VALUE_BY_DEFAULT } else { 0 };
     PolicyValue {
         proxy_port_be: if entry.redirect && !entry.deny { NO_LISTENER.to_be() } else { 0 },
-        deny_plen: (specified << VALUE_PLEN_SHIFT) | deny | audit,
+        deny_plen: (specified << VALUE_PLEN_SHIFT) | deny | audit | by_default,
         auth: entry.auth,
         precedence: entry.precedence,
         cookie,
@@ -98,7 +100,7 @@ mod tests {
     fn entry(deny: bool) -> Entry {
         let precedence = if deny { PRECEDENCE_DENY } else { PRECEDENCE_ALLOW };
         let origins: OriginSet = [Origin::allow_any(false)].into_iter().collect();
-        Entry { deny, audit: false, redirect: false, auth: 0, precedence, origins }
+        Entry { deny, audit: false, by_default: false, redirect: false, auth: 0, precedence, origins }
     }
 
     #[test]

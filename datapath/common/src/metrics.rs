@@ -70,6 +70,8 @@ pub mod drop {
     pub const PROXY_NOT_SUPPORTED: u8 = 180;
     /// An entry denies it.
     pub const POLICY_DENY: u8 = 181;
+    /// The entry asks for authentication that has not taken place.
+    pub const AUTH_REQUIRED: u8 = 189;
     /// The endpoint has no realized policy yet.
     pub const EP_NOT_READY: u8 = 203;
 }

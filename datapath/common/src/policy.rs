@@ -35,7 +35,7 @@ pub struct PolicyKey {
 pub struct PolicyValue {
     /// Proxy port, network byte order; 0 = no redirect.
     pub proxy_port_be: u16,
-    /// Bit 0 deny, bit 1 audit (this entry alone), bits 3-7 specified protocol and port bits (0, 8, 9-24).
+    /// Bit 0 deny, bit 1 audit (this entry alone), bit 2 denied by default, bits 3-7 specified protocol and port bits (0, 8, 9-24).
     pub deny_plen: u8,
     /// Authentication type (bits 0-6) and "explicit" (bit 7).
     pub auth: u8,
@@ -49,6 +49,10 @@ pub struct PolicyValue {
 pub const VALUE_DENY: u8 = 1 << 0;
 /// [`PolicyValue::deny_plen`] bit: would-be verdict of this entry is only audited.
 pub const VALUE_AUDIT: u8 = 1 << 1;
+/// [`PolicyValue::deny_plen`] bit: the deny is for want of an allow.
+pub const VALUE_BY_DEFAULT: u8 = 1 << 2;
+/// Bits of [`PolicyValue::auth`] with the authentication type.
+pub const AUTH_TYPE_MASK: u8 = 0x7f;
 /// Shift of the prefix bits in [`PolicyValue::deny_plen`].
 pub const VALUE_PLEN_SHIFT: u8 = 3;
 

@@ -8,7 +8,9 @@ use specola_datapath_common::{
     endpoint::{EndpointRecord, PolicyState, policy_flags},
     event::{ct_state, flags, kind, lane, match_type},
     metrics::drop,
-    policy::{PRECEDENCE_DENY, PREFIX_FULL, PREFIX_PROTO, PolicyValue, VALUE_AUDIT},
+    policy::{
+        AUTH_TYPE_MASK, PRECEDENCE_DENY, PREFIX_FULL, PREFIX_PROTO, PolicyValue, VALUE_AUDIT, VALUE_BY_DEFAULT,
+    },
 };
 
 use crate::{
@@ -164,11 +166,21 @@ fn ask(work: &mut Work, question: &Question, active: u32, state: &PolicyState) -
         let verdict = if audit_mode { 0 } else { -i32::from(reason) };
         return Answer { verdict, cookie: default, match_type: match_type::NONE, audit: audit_mode };
     };
-    let audit = value.is_deny() && (audit_mode || value.deny_plen & VALUE_AUDIT != 0);
+    let refusal = if value.is_deny() && value.deny_plen & VALUE_BY_DEFAULT != 0 {
+        drop::POLICY_DENIED
+    } else if value.is_deny() {
+        drop::POLICY_DENY
+    } else if value.auth & AUTH_TYPE_MASK != 0 {
+        // Nobody authenticates yet, so no pair of identities has done so.
+        drop::AUTH_REQUIRED
+    } else {
+        0
+    };
+    let audit = refusal != 0 && (audit_mode || value.deny_plen & VALUE_AUDIT != 0);
     let verdict = if audit {
         0
-    } else if value.is_deny() {
-        -i32::from(drop::POLICY_DENY)
+    } else if refusal != 0 {
+        -i32::from(refusal)
     } else if value.proxy_port_be != 0 {
         -i32::from(drop::PROXY_NOT_SUPPORTED)
     } else {

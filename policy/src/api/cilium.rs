@@ -9,7 +9,7 @@ use super::ports::{PortContext, read_l4};
 use super::read::{At, Fields, Problems};
 use super::selector::read_selector;
 use crate::origin::Section;
-use crate::rule::{L4, Peer, PolicyKind, Rule, RuleEntry, RuleSubject};
+use crate::rule::{Action, AuthMode, L4, Peer, PolicyKind, Rule, RuleEntry, RuleSubject, Tier};
 use crate::yaml::Node;
 
 /// Where a rule stands: decides what its selectors mean.
@@ -87,6 +87,8 @@ impl RuleReader {
         fields.finish(problems);
         Some(Rule {
             subject: subject?,
+            tier: Tier::Normal,
+            priority: 0,
             entries,
             default_deny_ingress: has_ingress && default_deny.0,
             default_deny_egress: has_egress && default_deny.1,
@@ -167,11 +169,15 @@ fn read_entry(
 ) -> Option<RuleEntry> {
     let mut fields = at.fields(problems)?;
     let listed = read_peers(&mut fields, section, scope, problems);
-    let context = PortContext { section, host_subject: scope.host_subject, options: scope.options };
+    let context = PortContext {
+        section,
+        namespace: scope.namespace.as_deref(),
+        host_subject: scope.host_subject,
+        options: scope.options,
+    };
     let l4 = read_l4(&mut fields, &context, problems);
-    if !section.is_deny() {
-        read_authentication(&mut fields, problems);
-    }
+    let deny = section.is_deny();
+    let auth = if deny { None } else { read_authentication(&mut fields, problems) };
     fields.finish(problems);
     let peers = match (listed, &l4) {
         (Some(peers), _) => peers,
@@ -179,31 +185,29 @@ fn read_entry(
         (None, L4::All) => Vec::new(),
         (None, _) => vec![Peer::Any],
     };
-    Some(RuleEntry { section, index, peers, l4 })
+    let action = if deny { Action::Deny } else { Action::Allow };
+    Some(RuleEntry { section, index, peers, l4, action, auth })
 }
 
-fn read_authentication(fields: &mut Fields<'_>, problems: &mut Problems) {
-    let Some(at) = fields.get("authentication") else {
-        return;
-    };
-    let Some(mut authentication) = at.fields(problems) else {
-        return;
-    };
+fn read_authentication(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<AuthMode> {
+    let at = fields.get("authentication")?;
+    let mut authentication = at.fields(problems)?;
     let mode = authentication.get("mode");
     authentication.finish(problems);
     let Some(mode) = mode else {
         problems.error(&at, "mode must be given: disabled, required or test-always-fail");
-        return;
+        return None;
     };
-    match mode.text(problems) {
-        None | Some("disabled") => {}
-        Some(name @ ("required" | "test-always-fail")) => {
-            problems.error(&mode, format!("authentication mode {name} is not supported yet"));
+    match mode.text(problems)? {
+        "disabled" => Some(AuthMode::Disabled),
+        "required" => Some(AuthMode::Required),
+        "test-always-fail" => Some(AuthMode::AlwaysFail),
+        name => {
+            let message =
+                format!("unknown authentication mode \"{name}\"; use disabled, required or test-always-fail");
+            problems.error(&mode, message);
+            None
         }
-        Some(name) => problems.error(
-            &mode,
-            format!("unknown authentication mode \"{name}\"; use disabled, required or test-always-fail"),
-        ),
     }
 }
 

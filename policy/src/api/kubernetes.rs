@@ -8,7 +8,7 @@ use super::ports::{parse_port, single_port};
 use super::read::{At, Fields, Problems};
 use super::selector::read_selector;
 use crate::origin::Section;
-use crate::rule::{L4, Peer, PolicyKind, Port, PortMatch, Protocol, Rule, RuleEntry, RuleSubject};
+use crate::rule::{L4, Peer, PolicyKind, Port, PortMatch, Protocol, Rule, RuleEntry, RuleSubject, Tier};
 use crate::yaml::{Node, Value};
 
 /// Reads an object. None only after an error was recorded.
@@ -50,6 +50,8 @@ fn read_spec(at: &At<'_>, namespace: &str, problems: &mut Problems) -> Option<Ru
     let own = Requirement::equals(SelectorKey::k8s(NAMESPACE_KEY), namespace);
     Some(Rule {
         subject: RuleSubject::Endpoints(subject?.and([own])),
+        tier: Tier::Normal,
+        priority: 0,
         entries,
         default_deny_ingress: has_ingress,
         default_deny_egress: has_egress,
@@ -99,7 +101,7 @@ fn read_entry(
     } else {
         L4::Ports(ports.iter().filter_map(|port| read_port(port, problems)).collect())
     };
-    Some(RuleEntry { section, index, peers, l4 })
+    Some(RuleEntry::new(section, index, peers, l4))
 }
 
 fn read_peer(at: &At<'_>, namespace: &str, problems: &mut Problems) -> Option<Peer> {
@@ -138,7 +140,7 @@ fn read_peer(at: &At<'_>, namespace: &str, problems: &mut Problems) -> Option<Pe
 }
 
 /// Namespaces by their labels; what has no namespace is never selected.
-fn read_namespaces(at: &At<'_>, problems: &mut Problems) -> Option<Selector> {
+pub(super) fn read_namespaces(at: &At<'_>, problems: &mut Problems) -> Option<Selector> {
     let selector = read_selector(
         at,
         |key| k8s_key(key).map(|_| SelectorKey::k8s(&format!("{NAMESPACE_LABEL_PREFIX}{key}"))),
@@ -211,7 +213,7 @@ fn read_number_or_name(at: &At<'_>, problems: &mut Problems) -> Option<Port> {
 }
 
 /// Keys of Kubernetes' own selectors are plain label keys.
-fn k8s_key(key: &str) -> Result<SelectorKey, specola_labels::InvalidSelector> {
+pub(super) fn k8s_key(key: &str) -> Result<SelectorKey, specola_labels::InvalidSelector> {
     if key.is_empty() {
         return Err(specola_labels::InvalidSelector::NoKey);
     }

@@ -7,8 +7,8 @@ use regex::Regex;
 use super::ports::PortContext;
 use super::read::{At, Fields, Problems};
 use crate::rule::{
-    DnsRule, HeaderMatch, HttpRule, InvalidDnsRule, KafkaRule, L7Rules, MismatchAction, ParserKind, Port,
-    PortMatch, Protocol,
+    DnsRule, HeaderMatch, HttpRule, InvalidDnsRule, KafkaRule, L7Rules, Listener, ListenerConfig,
+    MismatchAction, ParserKind, Port, PortMatch, Protocol, ServerName, TlsContext, TlsRules,
 };
 
 /// Reads everything of a port rule but the ports, and checks that it fits them.
@@ -17,7 +17,7 @@ use crate::rule::{
 pub(super) fn read_rules(
     fields: &mut Fields<'_>,
     ports: &[PortMatch],
-    context: &PortContext,
+    context: &PortContext<'_>,
     problems: &mut Problems,
 ) -> Option<L7Rules> {
     let at = fields.get("rules");
@@ -26,17 +26,37 @@ pub(super) fn read_rules(
         check_ports(at, rules, ports, context, problems);
         check_subject(at, rules, context, problems);
     }
-    let terminating = read_unsupported(fields, "terminatingTLS", problems);
-    read_unsupported(fields, "originatingTLS", problems);
-    read_server_names(fields, rules.is_some() && !terminating, problems);
-    read_listener(fields, rules.is_some(), context, problems);
+    let terminating = read_tls(fields, "terminatingTLS", problems);
+    let originating = read_tls(fields, "originatingTLS", problems);
+    let server_names = read_server_names(fields, rules.is_some() && terminating.is_none(), problems);
+    let listener = read_listener(fields, rules.is_some(), context, problems);
+    let is_tls = terminating.is_some() || originating.is_some() || !server_names.is_empty();
+    if let (Some(at), true) = (fields.get("serverNames"), is_tls) {
+        check_tcp(&at, ports, problems);
+    }
     // A list without rules asks nothing of requests.
-    rules.filter(|rules| match rules {
+    let rules = rules.filter(|rules| match rules {
         L7Rules::Http(rules) => !rules.is_empty(),
         L7Rules::Dns(rules) => !rules.is_empty(),
         L7Rules::Kafka(rules) => !rules.is_empty(),
-        L7Rules::Generic { .. } => true,
-    })
+        L7Rules::Generic { .. } | L7Rules::Tls(_) | L7Rules::Listener(_) => true,
+    });
+    if let Some(listener) = listener {
+        return Some(L7Rules::Listener(listener));
+    }
+    if !is_tls {
+        return rules;
+    }
+    let inner = rules.map(Box::new);
+    Some(L7Rules::Tls(TlsRules { server_names, terminating, originating, inner }))
+}
+
+/// TLS is spoken over TCP only.
+fn check_tcp(at: &At<'_>, ports: &[PortMatch], problems: &mut Problems) {
+    for port in ports.iter().filter(|port| !matches!(port.protocol, Protocol::Tcp | Protocol::Any)) {
+        let name = port.protocol.name();
+        problems.error(at, format!("serverNames can only apply to TCP (not {name})"));
+    }
 }
 
 type ReadDnsRule = fn(&str) -> Result<DnsRule, InvalidDnsRule>;
@@ -112,7 +132,7 @@ fn check_ports(
     at: &At<'_>,
     rules: &L7Rules,
     ports: &[PortMatch],
-    context: &PortContext,
+    context: &PortContext<'_>,
     problems: &mut Problems,
 ) {
     let is_dns = rules.parser() == ParserKind::Dns;
@@ -142,7 +162,7 @@ fn check_ports(
     }
 }
 
-fn check_subject(at: &At<'_>, rules: &L7Rules, context: &PortContext, problems: &mut Problems) {
+fn check_subject(at: &At<'_>, rules: &L7Rules, context: &PortContext<'_>, problems: &mut Problems) {
     if !context.host_subject {
         return;
     }
@@ -155,46 +175,116 @@ fn check_subject(at: &At<'_>, rules: &L7Rules, context: &PortContext, problems: 
     }
 }
 
-/// Refuses a field that is not enforced yet. Returns whether it is there.
-fn read_unsupported(fields: &mut Fields<'_>, name: &'static str, problems: &mut Problems) -> bool {
-    let Some(at) = fields.get(name) else {
-        return false;
+/// Reads where a secret of TLS is.
+fn read_tls(fields: &mut Fields<'_>, name: &'static str, problems: &mut Problems) -> Option<TlsContext> {
+    let at = fields.get(name)?;
+    let mut fields = at.fields(problems)?;
+    let secret = fields.get("secret");
+    let mut key = |name, problems: &mut Problems| fields.text(name, problems).unwrap_or_default().to_owned();
+    let keys = [key("trustedCA", problems), key("certificate", problems), key("privateKey", problems)];
+    fields.finish(problems);
+    let Some(secret) = secret else {
+        problems.error(&at, "secret must be given");
+        return None;
     };
-    problems.error(&at, format!("{name} is not supported yet"));
-    true
+    let (namespace, name) = read_secret(&secret, problems)?;
+    Some(TlsContext { namespace, name, keys })
 }
 
-fn read_server_names(fields: &mut Fields<'_>, l7_without_tls: bool, problems: &mut Problems) {
+fn read_server_names(
+    fields: &mut Fields<'_>,
+    l7_without_tls: bool,
+    problems: &mut Problems,
+) -> Vec<ServerName> {
     let Some(at) = fields.get("serverNames") else {
-        return;
+        return Vec::new();
     };
     let elements = at.list(problems);
-    if elements.is_empty() {
-        return;
-    }
+    let mut names = Vec::new();
     for element in &elements {
-        if element.text(problems) == Some("") {
-            problems.error(element, "empty server name is not allowed");
+        match element.text(problems) {
+            None => {}
+            Some("") => problems.error(element, "empty server name is not allowed"),
+            Some(text) => match ServerName::parse(text) {
+                Some(name) => names.push(name),
+                None => problems.error(
+                    element,
+                    format!("\"{text}\" is no server name; write a name, *.name or **.name, at most 255 characters"),
+                ),
+            },
         }
     }
-    if l7_without_tls {
+    if l7_without_tls && !elements.is_empty() {
         problems.error(&at, "ServerNames are not allowed with L7 rules without TLS termination");
     }
-    problems.error(&at, "serverNames is not supported yet");
+    names
 }
 
-fn read_listener(fields: &mut Fields<'_>, with_l7: bool, context: &PortContext, problems: &mut Problems) {
-    let Some(at) = fields.get("listener") else {
-        return;
-    };
-    let name = at.node.get("name").and_then(|name| name.as_text()).unwrap_or_default();
+fn read_listener(
+    fields: &mut Fields<'_>,
+    with_l7: bool,
+    context: &PortContext<'_>,
+    problems: &mut Problems,
+) -> Option<Listener> {
+    let at = fields.get("listener")?;
+    let mut fields = at.fields(problems)?;
+    let name = fields.text("name", problems).unwrap_or_default().to_owned();
+    let config = fields.get("envoyConfig");
+    let priority = fields.get("priority").and_then(|at| at.integer(1, 100, problems));
+    fields.finish(problems);
     if !context.section.is_egress() {
         problems.error(&at, format!("Listener is not allowed on ingress ({name})"));
     }
     if with_l7 {
         problems.error(&at, format!("Listener is not allowed with L7 rules ({name})"));
     }
-    problems.error(&at, "listener is not supported yet");
+    if name.is_empty() {
+        problems.error(&at, "listener name must be given");
+    }
+    let Some(config) = config else {
+        problems.error(&at, "envoyConfig must be given");
+        return None;
+    };
+    let config = read_listener_config(&config, context, problems)?;
+    let priority = priority.and_then(|priority| u8::try_from(priority).ok());
+    Some(Listener { config, name, priority: priority.unwrap_or(Listener::DEFAULT_PRIORITY) })
+}
+
+/// The kind defaults to that of the policy's own scope.
+fn read_listener_config(
+    at: &At<'_>,
+    context: &PortContext<'_>,
+    problems: &mut Problems,
+) -> Option<ListenerConfig> {
+    let mut fields = at.fields(problems)?;
+    let kind = fields.get("kind");
+    let name = fields.text("name", problems).unwrap_or_default().to_owned();
+    fields.finish(problems);
+    if name.is_empty() {
+        problems.error(at, "name of the envoyConfig must be given");
+    }
+    let text = match &kind {
+        Some(kind) => kind.text(problems)?,
+        None => "",
+    };
+    match (text, context.namespace) {
+        ("CiliumClusterwideEnvoyConfig", _) | ("", None) => Some(ListenerConfig::Clusterwide(name)),
+        ("CiliumEnvoyConfig" | "", Some(namespace)) => {
+            Some(ListenerConfig::Namespaced { namespace: namespace.to_owned(), name })
+        }
+        ("CiliumEnvoyConfig", None) => {
+            let message =
+                "a cluster-wide policy cannot name a CiliumEnvoyConfig; use CiliumClusterwideEnvoyConfig";
+            problems.error(at, message);
+            None
+        }
+        (other, _) => {
+            let message =
+                format!("unknown kind \"{other}\"; use CiliumEnvoyConfig or CiliumClusterwideEnvoyConfig");
+            problems.error(at, message);
+            None
+        }
+    }
 }
 
 fn read_http(at: &At<'_>, problems: &mut Problems) -> Option<HttpRule> {

@@ -8,6 +8,7 @@ use crate::rule::{PolicyKind, PolicyRef};
 pub(super) struct Metadata {
     pub(super) reference: PolicyRef,
     pub(super) uid: String,
+    pub(super) audit: bool,
 }
 
 /// Reads the head of an object. Namespaced policies without a namespace are in `default`.
@@ -25,7 +26,8 @@ pub(super) fn read_metadata(
     let name = fields.text("name", problems).unwrap_or_default();
     let namespace = fields.text("namespace", problems).unwrap_or_default();
     let uid = fields.text("uid", problems).unwrap_or_default();
-    let annotations = fields.get("annotations").map(|at| at.text_map(problems)).unwrap_or_default();
+    let annotations_at = fields.get("annotations");
+    let annotations = annotations_at.as_ref().map(|at| at.text_map(problems)).unwrap_or_default();
     fields.ignore(&IGNORED);
     let at = fields.at().clone();
     fields.finish(problems);
@@ -37,6 +39,15 @@ pub(super) fn read_metadata(
         problems
             .error(&at.named("metadata.namespace"), format!("{kind} is cluster-wide; remove the namespace"));
     }
+    let audit = match annotations.get(AUDIT_ANNOTATION).map(String::as_str) {
+        None | Some("disabled") => false,
+        Some("enabled") => true,
+        Some(other) => {
+            let at = annotations_at.as_ref().map_or_else(|| at.clone(), |at| at.child(AUDIT_ANNOTATION));
+            problems.error(&at, format!("\"{other}\" is no audit mode; use enabled or disabled"));
+            false
+        }
+    };
     let renamed =
         (kind == PolicyKind::NetworkPolicy).then(|| annotations.get("io.cilium.policy-name")).flatten();
     let namespace = match (kind.is_namespaced(), namespace) {
@@ -51,6 +62,7 @@ pub(super) fn read_metadata(
             name: renamed.map_or(name, String::as_str).to_owned(),
         },
         uid: uid.to_owned(),
+        audit,
     })
 }
 
@@ -68,3 +80,5 @@ const IGNORED: [&str; 11] = [
     "resourceVersion",
     "selfLink",
 ];
+/// Annotation that puts a policy, a namespace or a pod into audit mode.
+pub const AUDIT_ANNOTATION: &str = "specola.io/policy-audit-mode";

@@ -12,7 +12,7 @@ use super::l7::read_dns_rule;
 use super::read::{At, Fields, Problems};
 use super::selector::read_selector;
 use crate::origin::Section;
-use crate::rule::{CidrGroupSelect, Entity, Peer, ServiceSelect};
+use crate::rule::{AwsGroup, CidrGroupSelect, Entity, Peer, ServiceSelect};
 
 /// Field names of one direction.
 struct Names {
@@ -39,9 +39,7 @@ pub(super) fn read_peers(
     reader.kind(fields, names.cidr, problems, PeerReader::cidr);
     reader.kind(fields, names.cidr_set, problems, PeerReader::cidr_set);
     reader.kind(fields, names.nodes, problems, PeerReader::node);
-    reader.kind(fields, names.groups, problems, |_, at, problems| {
-        problems.error(at, "groups of a cloud provider are not supported yet");
-    });
+    reader.kind(fields, names.groups, problems, PeerReader::group);
     if section.is_egress() {
         reader.kind(fields, "toServices", problems, PeerReader::service);
         if !section.is_deny() {
@@ -228,6 +226,32 @@ impl PeerReader<'_> {
         fields.finish(problems);
         let namespace = namespace.map(str::to_owned);
         self.peers.extend(services.map(|services| Peer::Service { services, namespace }));
+    }
+
+    fn group(&mut self, at: &At<'_>, problems: &mut Problems) {
+        let Some(mut fields) = at.fields(problems) else {
+            return;
+        };
+        let aws = fields.get("aws");
+        fields.finish(problems);
+        let Some(aws) = aws else {
+            problems.error(at, "a group needs a provider: aws");
+            return;
+        };
+        let Some(mut fields) = aws.fields(problems) else {
+            return;
+        };
+        let texts = |at: Option<At<'_>>, problems: &mut Problems| {
+            at.map(|at| at.texts(problems)).unwrap_or_default().into_iter().map(str::to_owned).collect()
+        };
+        let group = AwsGroup {
+            region: fields.text("region", problems).unwrap_or_default().to_owned(),
+            labels: fields.get("labels").map(|at| at.text_map(problems)).unwrap_or_default(),
+            security_group_ids: texts(fields.get("securityGroupsIds"), problems),
+            security_group_names: texts(fields.get("securityGroupsNames"), problems),
+        };
+        fields.finish(problems);
+        self.peers.push(Peer::Group(group));
     }
 
     fn fqdn(&mut self, at: &At<'_>, problems: &mut Problems) {

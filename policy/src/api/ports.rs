@@ -12,14 +12,16 @@ use crate::yaml::Value;
 
 /// Where ports stand: decides which request rules fit.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PortContext {
+pub(super) struct PortContext<'a> {
     pub(super) section: Section,
+    /// Namespace of the policy, none for cluster-wide ones.
+    pub(super) namespace: Option<&'a str>,
     pub(super) host_subject: bool,
     pub(super) options: ParseOptions,
 }
 
 /// Reads `toPorts` and `icmps` of an entry.
-pub(super) fn read_l4(fields: &mut Fields<'_>, context: &PortContext, problems: &mut Problems) -> L4 {
+pub(super) fn read_l4(fields: &mut Fields<'_>, context: &PortContext<'_>, problems: &mut Problems) -> L4 {
     let ports = fields.list("toPorts", problems).unwrap_or_default();
     let icmps = fields.get("icmps");
     let icmp_elements = icmps.as_ref().map(|at| at.list(problems)).unwrap_or_default();
@@ -60,7 +62,7 @@ pub(super) const fn single_port(number: u16) -> Port {
     }
 }
 
-fn read_port_rule(at: &At<'_>, context: &PortContext, problems: &mut Problems) -> Vec<PortMatch> {
+fn read_port_rule(at: &At<'_>, context: &PortContext<'_>, problems: &mut Problems) -> Vec<PortMatch> {
     let Some(mut fields) = at.fields(problems) else {
         return Vec::new();
     };
@@ -86,7 +88,7 @@ fn with_rules(ports: Vec<PortMatch>, rules: Option<L7Rules>) -> Vec<PortMatch> {
     ports.into_iter().map(attach).collect()
 }
 
-fn read_port(at: &At<'_>, context: &PortContext, problems: &mut Problems) -> Option<PortMatch> {
+fn read_port(at: &At<'_>, context: &PortContext<'_>, problems: &mut Problems) -> Option<PortMatch> {
     let mut fields = at.fields(problems)?;
     let protocol = match fields.get("protocol") {
         Some(protocol) => read_protocol(&protocol, context.options, problems),

@@ -78,6 +78,11 @@ impl<'a> At<'a> {
         Self { node: self.node, path: path.to_owned() }
     }
 
+    /// A field of the node, or the node itself under that path.
+    pub(super) fn child(&self, name: &str) -> Self {
+        Self { node: self.node.get(name).unwrap_or(self.node), path: join(&self.path, name) }
+    }
+
     pub(super) fn path(&self) -> &str {
         &self.path
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::dns::DnsRule;
+use super::tls::{Listener, TlsRules};
 
 /// Request rules of one port, all of one family. An empty list lets every request through.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,6 +22,10 @@ pub enum L7Rules {
         /// One of these must match with all its pairs.
         rules: Vec<BTreeMap<String, String>>,
     },
+    /// TLS, with rules about what is in it or without.
+    Tls(TlsRules),
+    /// Whatever a named listener of the proxy does.
+    Listener(Listener),
 }
 
 /// Family of request rules.
@@ -34,6 +39,10 @@ pub enum ParserKind {
     Kafka,
     /// A named parser.
     Generic(String),
+    /// TLS alone.
+    Tls,
+    /// A named listener.
+    Listener(String),
 }
 
 /// All given fields must match the whole value.
@@ -91,6 +100,19 @@ pub struct KafkaRule {
 }
 
 impl L7Rules {
+    /// Priority among redirects of one packet, 1 to 126; lower wins.
+    pub fn priority(&self) -> u8 {
+        match (self, self.parser()) {
+            (Self::Listener(listener), _) => listener.priority,
+            (_, ParserKind::Http) => 101,
+            (_, ParserKind::Kafka) => 106,
+            (_, ParserKind::Generic(_)) => 111,
+            (_, ParserKind::Tls) => 116,
+            (_, ParserKind::Dns) => 121,
+            (_, ParserKind::Listener(_)) => Listener::DEFAULT_PRIORITY,
+        }
+    }
+
     /// Family of the rules.
     pub fn parser(&self) -> ParserKind {
         match self {
@@ -98,6 +120,8 @@ impl L7Rules {
             Self::Dns(_) => ParserKind::Dns,
             Self::Kafka(_) => ParserKind::Kafka,
             Self::Generic { parser, .. } => ParserKind::Generic(parser.clone()),
+            Self::Tls(tls) => tls.inner.as_ref().map_or(ParserKind::Tls, |inner| inner.parser()),
+            Self::Listener(listener) => ParserKind::Listener(listener.to_string()),
         }
     }
 }
@@ -109,6 +133,20 @@ impl fmt::Display for ParserKind {
             Self::Dns => f.write_str("dns"),
             Self::Kafka => f.write_str("kafka"),
             Self::Generic(name) => f.write_str(name),
+            Self::Tls => f.write_str("tls"),
+            Self::Listener(name) => write!(f, "listener {name}"),
+        }
+    }
+}
+
+impl ParserKind {
+    /// The parser for both, where one port and peer have rules of two; none when there is no such parser.
+    pub fn merge(&self, other: &Self) -> Option<Self> {
+        let promotes = |kind: &Self| matches!(kind, Self::Http | Self::Kafka | Self::Generic(_) | Self::Tls);
+        match (self, other) {
+            (one, two) if one == two => Some(one.clone()),
+            (Self::Tls, other) | (other, Self::Tls) if promotes(other) => Some(other.clone()),
+            _ => None,
         }
     }
 }

@@ -39,6 +39,21 @@ pub enum Peer {
     },
     /// Addresses that DNS gave for a name.
     Fqdn(DnsRule),
+    /// Addresses that a cloud provider gives for a group.
+    Group(AwsGroup),
+}
+
+/// Instances of AWS: those with all of what is given.
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct AwsGroup {
+    /// Region; empty: that of the node.
+    pub region: String,
+    /// Tags.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Ids of security groups: one of them.
+    pub security_group_ids: std::collections::BTreeSet<String>,
+    /// Names of security groups: one of them.
+    pub security_group_names: std::collections::BTreeSet<String>,
 }
 
 /// Which groups of prefixes.

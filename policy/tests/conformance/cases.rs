@@ -28,8 +28,7 @@ pub(crate) struct Cluster {
     pub(crate) cidr_groups: BTreeMap<String, CidrGroup>,
     #[serde(default)]
     pub(crate) external_apiservers: Vec<std::net::IpAddr>,
-    #[expect(dead_code, reason = "a field of the format")]
-    pub(crate) aws_groups: Value,
+    pub(crate) aws_groups: BTreeMap<String, Vec<std::net::IpAddr>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -149,7 +148,7 @@ pub(crate) enum L7 {
     Http(Http),
     Dns(Dns),
     Kafka(Kafka),
-    Sni(serde::de::IgnoredAny),
+    Sni(String),
     Kv(BTreeMap<String, String>),
 }
 
@@ -275,7 +274,7 @@ impl L7 {
                 client_id: kafka.client_id.clone(),
                 topics: kafka.topics.clone(),
             })),
-            Self::Sni(_) => None,
+            Self::Sni(name) => Some(Request::Sni(name.clone())),
             Self::Kv(pairs) => Some(Request::Pairs(pairs.clone())),
         }
     }

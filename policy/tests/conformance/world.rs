@@ -45,6 +45,17 @@ pub(crate) fn add_objects(cluster: &Cluster, repository: &mut Repository) {
     }
 }
 
+/// Answers for a cloud provider about the groups that policies name.
+pub(crate) fn answer_groups(cluster: &Cluster, repository: &mut Repository) {
+    let groups: Vec<_> = repository.provider_groups().into_iter().cloned().collect();
+    for group in groups {
+        let ids = group.security_group_ids.iter();
+        let addresses = ids.filter_map(|id| cluster.aws_groups.get(id)).flatten();
+        let prefixes = addresses.map(|address| IpNet::from(*address)).collect();
+        repository.set_provider_group(group, prefixes);
+    }
+}
+
 pub(crate) struct World<'a> {
     cluster: &'a Cluster,
     case: &'a Case,
@@ -104,10 +115,12 @@ impl<'a> World<'a> {
                         return Ok(outcome);
                     }
                 }
-                Verdict::Deny | Verdict::DefaultDeny if self.case.options.audit_mode => {
+                Verdict::Deny | Verdict::DefaultDeny | Verdict::AuthRequired
+                    if self.case.options.audit_mode =>
+                {
                     outcome.audited = true;
                 }
-                Verdict::Deny | Verdict::DefaultDeny => {
+                Verdict::Deny | Verdict::DefaultDeny | Verdict::AuthRequired => {
                     outcome.expect = Expect::Deny;
                     outcome.side = Some(side);
                     return Ok(outcome);
@@ -340,7 +353,9 @@ fn look_up(policy: &EndpointPolicy, packet: Packet) -> (Verdict, Vec<String>) {
         return (Verdict::DefaultDeny, selected_by.object_names());
     };
     let verdict = match (entry.deny, entry.redirect) {
+        (true, _) if entry.by_default => Verdict::DefaultDeny,
         (true, _) => Verdict::Deny,
+        (false, _) if entry.auth != 0 => Verdict::AuthRequired,
         (false, true) => Verdict::Redirect,
         (false, false) => Verdict::Allow,
     };

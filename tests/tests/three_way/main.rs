@@ -18,7 +18,7 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use serde_json::Value;
 use specola_policy::eval::{self, Verdict, evaluate};
 use specola_policy::{
-    EndpointPolicy, Key, OriginSet, Repository, Settings, Subject, parse_policies, resolve,
+    EndpointPolicy, Key, OriginSet, ParseOptions, Repository, Settings, Subject, parse_policies_with, resolve,
 };
 
 use crate::cluster::Cluster;
@@ -39,6 +39,8 @@ struct World {
 #[derive(Debug, Eq, PartialEq)]
 struct Answer {
     verdict: Verdict,
+    /// Passes all the same.
+    audited: bool,
     origins: OriginSet,
 }
 
@@ -132,7 +134,8 @@ fn decide_and_begin_to_realize(node: &mut Node, world: &World) -> Decided {
 
 fn decide(world: &World) -> Decided {
     let mut repository = Repository::new(world.settings.clone());
-    let parsed = parse_policies("generated.yaml", &world.yaml());
+    let options = ParseOptions { cluster_network_policy: true, ..ParseOptions::default() };
+    let parsed = parse_policies_with("generated.yaml", &world.yaml(), options);
     assert!(parsed.is_valid() && parsed.objects.len() == world.documents.len(), "{:#?}", parsed.errors);
     for object in parsed.objects {
         repository.upsert(object);
@@ -154,10 +157,10 @@ impl Tally {
         }
     }
 
-    /// Four verdicts in both directions, seven match types.
+    /// Five verdicts in both directions, seven match types.
     fn assert_complete(&self) {
         eprintln!("{:#?}", self.0);
-        assert_eq!(self.0.len(), 2 * 4 + 7, "some answer was never asked for: {self:#?}");
+        assert_eq!(self.0.len(), 2 * 5 + 7, "some answer was never asked for: {self:#?}");
     }
 }
 
@@ -180,7 +183,7 @@ fn compare(
     let peer = decided.cluster.identity(seen.peer());
     let question = eval::Packet { peer, egress: packet.egress, proto: seen.proto(), port: seen.port() };
     let decision = evaluate(&decided.repository, &decided.subject, decided.cluster.identities(), question);
-    let by_rules = Answer { verdict: decision.verdict, origins: decision.origins };
+    let by_rules = Answer { verdict: decision.verdict, audited: decision.audited, origins: decision.origins };
     let (by_map, hit) = look_up(&decided.policy, question);
     let match_type = match_type(hit.as_ref());
     let by_kernel = node.check(seen, &question, stage == Stage::First, match_type, &by_rules);
@@ -201,14 +204,17 @@ fn look_up(policy: &EndpointPolicy, question: eval::Packet) -> (Answer, Option<K
     let eval::Packet { peer, egress, proto, port } = question;
     let Some((key, entry)) = policy.map.lookup(peer, egress, proto, port) else {
         let selected_by = if egress { &policy.egress_selected_by } else { &policy.ingress_selected_by };
-        return (Answer { verdict: Verdict::DefaultDeny, origins: selected_by.clone() }, None);
+        let origins = selected_by.clone();
+        return (Answer { verdict: Verdict::DefaultDeny, audited: false, origins }, None);
     };
     let verdict = match (entry.deny, entry.redirect) {
+        (true, _) if entry.by_default => Verdict::DefaultDeny,
         (true, _) => Verdict::Deny,
+        (false, _) if entry.auth != 0 => Verdict::AuthRequired,
         (false, true) => Verdict::Redirect,
         (false, false) => Verdict::Allow,
     };
-    (Answer { verdict, origins: entry.origins.clone() }, Some(*key))
+    (Answer { verdict, audited: entry.audit, origins: entry.origins.clone() }, Some(*key))
 }
 
 /// How the kernel names a hit.
@@ -246,7 +252,7 @@ impl fmt::Display for World {
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} by", self.verdict)?;
+        write!(f, "{:?}{} by", self.verdict, if self.audited { " (audited)" } else { "" })?;
         for origin in self.origins.iter() {
             write!(f, " {}:{}[{}]", origin.object_name(), origin.section.as_str(), origin.rule_index)?;
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use specola_agent::test_util::Translator;
 use specola_datapath::abi::endpoint::EndpointRecord;
-use specola_datapath::abi::event::{Event, kind};
+use specola_datapath::abi::event::{Event, flags, kind};
 use specola_datapath::abi::ipcache::IpInfo;
 use specola_datapath::abi::metrics::drop;
 use specola_datapath::abi::names::{FROM_CONTAINER, FROM_NETDEV, TO_CONTAINER};
@@ -190,7 +190,8 @@ impl Node {
         match_type: u8,
         answer: &Answer,
     ) -> Result<(), String> {
-        let expected = if answer.verdict == Verdict::Allow { seen.sent.pass_action() } else { TC_ACT_SHOT };
+        let passes = answer.verdict == Verdict::Allow || answer.audited;
+        let expected = if passes { seen.sent.pass_action() } else { TC_ACT_SHOT };
         if seen.action != expected {
             return Err(format!("action {}, expected {expected}; {}", seen.action, self.told(seen)));
         }
@@ -199,8 +200,8 @@ impl Node {
         }
         let verdicts: Vec<&Event> = seen.verdicts().collect();
         match verdicts.as_slice() {
-            [] if answer.verdict == Verdict::Allow && !reports_allow => Ok(()),
-            [event] if answer.verdict != Verdict::Allow || reports_allow => self
+            [] if passes && !reports_allow => Ok(()),
+            [event] if !passes || reports_allow => self
                 .check_record(event, question, match_type, answer)
                 .map_err(|cause| format!("{cause}; {}", self.told(seen))),
             records => Err(format!("{} verdict records; {}", records.len(), self.told(seen))),
@@ -215,7 +216,9 @@ impl Node {
         answer: &Answer,
     ) -> Result<(), String> {
         let verdict = match answer.verdict {
+            _ if answer.audited => 0,
             Verdict::Allow => 0,
+            Verdict::AuthRequired => -i32::from(drop::AUTH_REQUIRED),
             Verdict::Deny => -i32::from(drop::POLICY_DENY),
             Verdict::DefaultDeny => -i32::from(drop::POLICY_DENIED),
             // Nothing listens.
@@ -230,6 +233,11 @@ impl Node {
         let cookie = self.translator.cookie(&answer.origins).unwrap_or(0);
         let facts = [
             ("verdict", i64::from(event.verdict), i64::from(verdict)),
+            (
+                "audited",
+                (event.flags & flags::AUDIT).into(),
+                if answer.audited { flags::AUDIT.into() } else { 0 },
+            ),
             ("match type", event.match_type.into(), match_type.into()),
             ("cookie", event.cookie.into(), cookie.into()),
             ("direction", event.direction.into(), way.into()),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
 use specola_labels::LabelSet;
-use specola_policy::{AllowLocalhost, Mode, Settings, Subject};
+use specola_policy::{AUDIT_ANNOTATION, AllowLocalhost, Mode, Settings, Subject};
 
 use crate::cluster::{NETS, named_port, net, pod_labels};
 
@@ -37,9 +37,13 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
 
 /// Up to five policies of different names.
 pub(crate) fn documents() -> impl Strategy<Value = Vec<Value>> {
-    let document = prop_oneof![4 => cilium(true), 3 => cilium(false), 2 => kubernetes()];
-    vec(document, 0..=5).prop_map(|mut documents| {
-        for (index, document) in documents.iter_mut().enumerate() {
+    let document = prop_oneof![4 => cilium(true), 3 => cilium(false), 2 => kubernetes(), 2 => tiered()];
+    vec((document, prop::bool::weighted(0.15)), 0..=5).prop_map(|documents| {
+        let (mut documents, audited): (Vec<Value>, Vec<bool>) = documents.into_iter().unzip();
+        for ((index, document), audited) in documents.iter_mut().enumerate().zip(audited) {
+            if audited {
+                document["metadata"]["annotations"] = json!({AUDIT_ANNOTATION: "enabled"});
+            }
             document["metadata"]["name"] = format!("p{index}").into();
         }
         documents
@@ -47,15 +51,19 @@ pub(crate) fn documents() -> impl Strategy<Value = Vec<Value>> {
 }
 
 fn cilium(namespaced: bool) -> impl Strategy<Value = Value> {
-    let entries = vec((section(), peers(), ports()), 1..=5);
+    let entries = vec((section(), peers(), ports(), prop::bool::weighted(0.1)), 1..=5);
     let default_deny = (prop::bool::weighted(0.75), prop::bool::weighted(0.75));
     (subject_selector(), entries, default_deny).prop_map(move |(subject, entries, (ingress, egress))| {
         let mut spec = Map::new();
         spec.insert("endpointSelector".to_owned(), subject);
         spec.insert("enableDefaultDeny".to_owned(), json!({"ingress": ingress, "egress": egress}));
-        for (section, peers, ports) in entries {
+        for (section, peers, ports, needs_auth) in entries {
             let list = spec.entry(section).or_insert_with(|| json!([]));
-            list.as_array_mut().expect("a list").push(entry(section, peers, ports));
+            let mut entry = entry(section, peers, ports);
+            if needs_auth && !section.ends_with("Deny") {
+                entry["authentication"] = json!({"mode": "required"});
+            }
+            list.as_array_mut().expect("a list").push(entry);
         }
         let (kind, metadata) = if namespaced {
             ("CiliumNetworkPolicy", json!({"namespace": "default"}))
@@ -191,6 +199,57 @@ fn port() -> impl Strategy<Value = Value> {
     (protocol(), number).prop_map(|(protocol, mut port)| {
         port["protocol"] = protocol.into();
         port
+    })
+}
+
+/// A ClusterNetworkPolicy.
+fn tiered() -> impl Strategy<Value = Value> {
+    let action = select(vec!["Accept", "Deny", "Pass"]);
+    let pods = prop_oneof![
+        1 => Just(json!({"namespaces": {}})),
+        2 => Just(json!({"namespaces": {"matchLabels": {"team": "other-team"}}})),
+        3 => app().prop_map(|app| json!({"pods": {"podSelector": {"matchLabels": {"app": app}}}})),
+    ];
+    let network = select(NETS.to_vec()).prop_map(|net| json!({"networks": [net]}));
+    let peer = prop_oneof![3 => pods, 1 => network];
+    let number = (70u16..100).prop_map(|port| json!({"destinationPort": {"number": port}}));
+    let range = (70u16..100, 0u16..20).prop_map(
+        |(start, more)| json!({"destinationPort": {"range": {"start": start, "end": start + more}}}),
+    );
+    let port = prop_oneof![number.boxed(), range.boxed()];
+    let protocol = prop_oneof![
+        8 => (select(vec!["tcp", "udp", "sctp"]), port).prop_map(|(name, port)| json!({name: port})),
+        1 => Just(json!({"destinationNamedPort": "web"})),
+    ];
+    let rule = (any::<bool>(), action, vec(peer, 1..=2), prop::option::of(vec(protocol, 1..=2)));
+    (select(vec!["Admin", "Baseline"]), 0..3, vec(rule, 1..=4)).prop_map(|(tier, priority, rules)| {
+        let (mut ingress, mut egress) = (Vec::new(), Vec::new());
+        for (is_egress, action, mut peers, protocols) in rules {
+            if !is_egress {
+                // Networks are for outgoing packets only.
+                peers.retain(|peer| peer.get("networks").is_none());
+            }
+            if peers.is_empty() {
+                continue;
+            }
+            let mut rule = json!({"action": action, (if is_egress { "to" } else { "from" }): peers});
+            if let Some(protocols) = protocols {
+                rule["protocols"] = protocols.into();
+            }
+            if is_egress { egress.push(rule) } else { ingress.push(rule) }
+        }
+        json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2",
+            "kind": "ClusterNetworkPolicy",
+            "metadata": {},
+            "spec": {
+                "tier": tier,
+                "priority": priority,
+                "subject": {"namespaces": {}},
+                "ingress": ingress,
+                "egress": egress,
+            },
+        })
     })
 }
 
