@@ -21,14 +21,46 @@ pub struct Document {
     pub(crate) root: Node,
 }
 
-/// Reads the documents of a stream in order; empty ones are left out. `file` is only for messages.
+/// Reads the documents of a stream in order; empty ones are left out, and lists (`kind: List` and the lists of a kind)
+/// give their items. `file` is only for messages.
 ///
 /// A document that is not YAML, or has no `apiVersion` and `kind`, is an error and does not touch the others.
 pub fn split_documents(file: &str, yaml: &str) -> Vec<Result<Document, DocumentError>> {
-    split_text(yaml)
-        .into_iter()
-        .filter_map(|(line, text)| read_document(file, line, text).transpose())
-        .collect()
+    let mut documents = Vec::new();
+    for (line, text) in split_text(yaml) {
+        match read_document(file, line, text) {
+            Ok(None) => {}
+            Ok(Some(document)) => match document.items() {
+                None => documents.push(Ok(document)),
+                Some(items) => {
+                    documents.extend(items.into_iter().map(|node| of_node(file, document.line, node, None)));
+                }
+            },
+            Err(error) => documents.push(Err(error)),
+        }
+    }
+    documents
+}
+
+impl Document {
+    /// A document that is a part of a larger one; its lines are those of the larger one.
+    ///
+    /// # Errors
+    /// It has no `apiVersion` and `kind`.
+    pub(crate) fn of_node(file: &str, node: Node) -> Result<Self, DocumentError> {
+        of_node(file, 1, node, None)
+    }
+
+    /// Elements of a list of objects.
+    fn items(&self) -> Option<Vec<Node>> {
+        if !self.kind.ends_with("List") {
+            return None;
+        }
+        match self.root.get("items").map(|items| &items.value) {
+            Some(Value::List(items)) => Some(items.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// A document with its first line number. `---` and `...` at the start of a line separate documents; YAML allows
@@ -66,25 +98,22 @@ fn has_content(text: &str) -> bool {
 }
 
 fn read_document(file: &str, line: u32, text: String) -> Result<Option<Document>, DocumentError> {
-    let error = |at: u32, field: &str, message: String| DocumentError {
-        file: file.to_owned(),
-        line: line + at.saturating_sub(1),
-        object: String::new(),
-        field: field.to_owned(),
-        message,
-    };
-    let root = Node::parse(&text).map_err(|e| error(e.line, "", e.message))?;
-    match &root.value {
-        Value::Null => return Ok(None),
-        Value::Map(_) => {}
-        _ => {
-            let message = format!("a document must be a map, this is {}", root.kind());
-            return Err(error(root.line, "", message));
-        }
+    let root = Node::parse(&text).map_err(|e| error(file, line, e.line, "", e.message))?;
+    if matches!(root.value, Value::Null) {
+        return Ok(None);
+    }
+    of_node(file, line, root, Some(text)).map(Some)
+}
+
+/// `line` is that of the first line of what the node was parsed from.
+fn of_node(file: &str, line: u32, root: Node, text: Option<String>) -> Result<Document, DocumentError> {
+    if !matches!(root.value, Value::Map(_)) {
+        let message = format!("a document must be a map, this is {}", root.kind());
+        return Err(error(file, line, root.line, "", message));
     }
     let head = |field: &str| match root.get(field).and_then(Node::as_text) {
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
-        _ => Err(error(root.line, field, format!("{field} must be given as a string"))),
+        _ => Err(error(file, line, root.line, field, format!("{field} must be given as a string"))),
     };
     let metadata = |field: &str| {
         root.get("metadata")
@@ -93,15 +122,25 @@ fn read_document(file: &str, line: u32, text: String) -> Result<Option<Document>
             .unwrap_or_default()
             .to_owned()
     };
-    Ok(Some(Document {
+    Ok(Document {
         line,
         api_version: head("apiVersion")?,
         kind: head("kind")?,
         namespace: metadata("namespace"),
         name: metadata("name"),
-        text,
+        text: text.unwrap_or_else(|| format!("{root}\n")),
         root,
-    }))
+    })
+}
+
+fn error(file: &str, line: u32, at: u32, field: &str, message: String) -> DocumentError {
+    DocumentError {
+        file: file.to_owned(),
+        line: line.saturating_add(at.saturating_sub(1)),
+        object: String::new(),
+        field: field.to_owned(),
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +173,17 @@ mod tests {
         assert!(found[2].1.contains("must be a map"), "{found:?}");
         assert!(found[3].1.contains("apiVersion must be given"), "{found:?}");
         assert_eq!(found[4], (9, "Node".to_owned()));
+    }
+
+    #[test]
+    fn lists_give_their_items() {
+        let yaml = "---\napiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: a}\n- kind: Node\n";
+        let mut found = split_documents("f", yaml);
+        let error = found.pop().unwrap().unwrap_err();
+        assert_eq!((error.line, error.field.as_str()), (8, "apiVersion"));
+        let pod = found.pop().unwrap().unwrap();
+        assert_eq!((pod.kind.as_str(), pod.name.as_str(), pod.line, found.len()), ("Pod", "a", 1, 0));
+        assert!(split_documents("f", &pod.text)[0].as_ref().is_ok_and(|again| again.name == "a"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use specola_labels::NumericIdentity;
 
 use crate::compile::PeerSelector;
 use crate::identities::IdentityTable;
-use crate::map_state::{mask, port_blocks};
+use crate::map_state::{Entry, mask, port_blocks};
 use crate::origin::{Origin, OriginSet};
 use crate::repository::{CompiledEntry, CompiledRule, Repository};
 use crate::request::Request;
@@ -185,6 +185,19 @@ impl RequestFilter {
         match self {
             Self::All => true,
             Self::AnyOf(rules) => rules.iter().any(|rules| rules.allow(request)),
+        }
+    }
+}
+
+impl Entry {
+    /// What happens to packets that the entry decides; with `audit` they pass all the same.
+    pub const fn verdict(&self) -> Verdict {
+        match (self.deny, self.redirect) {
+            (true, _) if self.by_default => Verdict::DefaultDeny,
+            (true, _) => Verdict::Deny,
+            (false, _) if self.auth != 0 => Verdict::AuthRequired,
+            (false, true) => Verdict::Redirect,
+            (false, false) => Verdict::Allow,
         }
     }
 }

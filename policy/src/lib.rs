@@ -5,6 +5,7 @@
 //! packets straight from the rules and is the oracle that the map is tested against.
 
 pub mod api;
+pub mod cases;
 mod compile;
 pub mod document;
 pub mod eval;

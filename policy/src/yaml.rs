@@ -21,7 +21,7 @@ pub(crate) enum Value {
     Bool(bool),
     Integer(i64),
     /// A number that is no integer of 64 bits.
-    Number,
+    Number(f64),
     Text(String),
     List(Vec<Node>),
     Map(Vec<(Name, Node)>),
@@ -76,12 +76,60 @@ impl Node {
             Value::Null => "nothing",
             Value::Bool(_) => "a boolean",
             Value::Integer(_) => "an integer",
-            Value::Number => "a number",
+            Value::Number(_) => "a number",
             Value::Text(_) => "a string",
             Value::List(_) => "a list",
             Value::Map(_) => "a map",
         }
     }
+}
+
+impl fmt::Display for Node {
+    /// Writes the node as JSON, which is YAML too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Value::Null => f.write_str("null"),
+            Value::Bool(value) => write!(f, "{value}"),
+            Value::Integer(value) => write!(f, "{value}"),
+            Value::Number(value) if value.is_finite() => write!(f, "{value:?}"),
+            Value::Number(_) => f.write_str("null"),
+            Value::Text(text) => write_text(f, text),
+            Value::List(nodes) => {
+                f.write_str("[")?;
+                for (index, node) in nodes.iter().enumerate() {
+                    f.write_str(if index > 0 { ", " } else { "" })?;
+                    node.fmt(f)?;
+                }
+                f.write_str("]")
+            }
+            Value::Map(fields) => {
+                f.write_str("{")?;
+                for (index, (name, node)) in fields.iter().enumerate() {
+                    f.write_str(if index > 0 { ", " } else { "" })?;
+                    write_text(f, &name.text)?;
+                    f.write_str(": ")?;
+                    node.fmt(f)?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
+fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    f.write_str("\"")?;
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => write!(f, "\\{c}")?,
+            c if c.is_control() => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    write!(f, "\\u{unit:04x}")?;
+                }
+            }
+            c => write!(f, "{c}")?,
+        }
+    }
+    f.write_str("\"")
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -134,11 +182,11 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(i64::try_from(value).map_or(Value::Number, Value::Integer))
+        Ok(i64::try_from(value).map_or(Value::Number(value as f64), Value::Integer))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Number)
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Number(value))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -201,6 +249,14 @@ mod tests {
         assert_eq!(items[1].get("c").unwrap().line, 4);
         assert_eq!(items[1].get("d").unwrap().kind(), "nothing");
         assert_eq!(node.get("a").unwrap().kind(), "an integer");
+    }
+
+    #[test]
+    fn a_written_node_reads_as_the_same() {
+        let text = "a: [1, -2.5, true, null, '1', \"x\\u0001\\\"\\\\ü\\n\"]\n'b c': {}\n";
+        let written = Node::parse(text).unwrap().to_string();
+        assert_eq!(Node::parse(&written).unwrap().to_string(), written);
+        assert!(written.starts_with("{\"a\": [1, -2.5, true, null, \"1\", \"x\\u0001"), "{written}");
     }
 
     #[test]

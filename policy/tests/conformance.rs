@@ -1,153 +1,96 @@
-//! Runs every case of `policy-cases.yaml` against the evaluator and against the policy map.
-//!
-//! What is not supported yet is listed in [`UNSUPPORTED`] with its reason. A case outside the list must pass. An item
-//! of the list must have at least one failing case, so that the list cannot outlive its reason.
+//! Plays every case of `policy-cases.yaml`: by the rules, and by the policy map.
 
-#[path = "conformance/cases.rs"]
-mod cases;
-#[path = "conformance/world.rs"]
-mod world;
-
-use std::collections::BTreeMap;
-
-use specola_policy::{DocumentError, ParseOptions, Repository, parse_policies_with};
-
-use crate::cases::{Case, CaseFile, Expect, Probe};
-use crate::world::{Outcome, World};
-
-/// Features, or single cases, that the engine refuses, with the reason.
-const UNSUPPORTED: [(&str, &str); 0] = [];
+use specola_policy::cases::{CaseFile, Status};
 
 #[test]
 fn all_cases() {
-    let file: CaseFile = serde_saphyr::from_str(include_str!("policy-cases.yaml")).unwrap();
-    let mut report = Report::default();
-    for case in &file.cases {
-        let failures = run(&file, case);
-        report.add(case, failures);
-    }
-    report.finish();
-}
-
-#[derive(Default)]
-struct Report {
-    passed: usize,
-    /// Per item of the list: cases that pass and cases that fail.
-    listed: BTreeMap<&'static str, (usize, usize)>,
-    unexpected: Vec<String>,
-}
-
-impl Report {
-    fn add(&mut self, case: &Case, failures: Vec<String>) {
-        let listed = UNSUPPORTED.iter().find(|(name, _)| *name == case.feature || *name == case.id);
-        match listed {
-            Some((name, _)) => {
-                let (passed, failed) = self.listed.entry(*name).or_default();
-                *(if failures.is_empty() { passed } else { failed }) += 1;
-            }
-            None if failures.is_empty() => self.passed += 1,
-            None => {
-                self.unexpected.push(format!("{} ({}):\n  {}", case.id, case.feature, failures.join("\n  ")))
-            }
-        }
-    }
-
-    fn finish(self) {
-        eprintln!("{} cases of supported features pass", self.passed);
-        for (name, reason) in UNSUPPORTED {
-            let (passed, failed) = self.listed.get(name).copied().unwrap_or_default();
-            eprintln!("{name}: {failed} fail, {passed} pass: {reason}");
-        }
-        assert!(self.unexpected.is_empty(), "{}", self.unexpected.join("\n"));
-        assert!(self.passed > 0);
-        for (name, _) in UNSUPPORTED {
-            let failed = self.listed.get(name).map_or(0, |(_, failed)| *failed);
-            assert!(failed > 0, "{name} passes: take it off the list");
-        }
-    }
-}
-
-/// Runs a case and returns what went wrong.
-fn run(file: &CaseFile, case: &Case) -> Vec<String> {
-    let cluster = &file.clusters[&case.cluster];
-    let mut repository = Repository::new(case.settings(&cluster.cluster_name));
-    world::add_objects(cluster, &mut repository);
+    let file = CaseFile::parse(include_str!("policy-cases.yaml")).unwrap();
     let mut failures = Vec::new();
-    for policy in &case.policies {
-        load(case, policy, &mut repository, &mut failures);
-    }
-    world::answer_groups(cluster, &mut repository);
-    let world = World::new(cluster, case, &repository);
-    for (index, probe) in case.probes.iter().enumerate() {
-        if let Err(cause) = check(&world, probe) {
-            failures.push(format!(
-                "probe {index} {} -> {} {}: {cause}",
-                probe.from,
-                probe.to,
-                probe.port.unwrap_or_default()
-            ));
-        }
-    }
-    failures
-}
-
-fn load(case: &Case, policy: &serde_json::Value, repository: &mut Repository, failures: &mut Vec<String>) {
-    let options = ParseOptions {
-        node_selector_labels: case.options.node_selector_labels,
-        extended_protocols: case.options.extended_protocols,
-        cidr_groups: true,
-        services: true,
-        fqdn: true,
-        cluster_network_policy: case.options.kcnp,
-    };
-    let name = policy["metadata"]["name"].as_str().unwrap_or_default();
-    let text = serde_json::to_string_pretty(policy).unwrap();
-    let parsed = parse_policies_with(&case.id, &text, options);
-    let expected = case.rejected.iter().find(|rejected| rejected.policy == name);
-    match (expected, parsed.errors.as_slice()) {
-        (Some(rejected), errors) if says(errors, &rejected.error) => {
-            assert!(parsed.objects.is_empty(), "a refused object was returned");
-        }
-        (Some(rejected), errors) => {
-            failures.push(format!("{name}: wanted refusal \"{}\", got {errors:?}", rejected.error))
-        }
-        (None, []) => {
-            assert_eq!(parsed.objects.len(), 1, "{name}");
-            for object in parsed.objects {
-                repository.upsert(object);
+    let mut passed = 0;
+    for case in file.play(|path| Err(format!("{path}: no file is read here"))) {
+        let probes = case.probes.iter().filter_map(|probe| {
+            let failure = probe.failure.as_ref()?;
+            Some(format!("{} -> {} {}: {failure}", probe.from, probe.to, probe.l4))
+        });
+        let causes: Vec<String> = case.messages.iter().cloned().chain(probes).collect();
+        match case.status {
+            Status::Passed => passed += 1,
+            Status::Failed | Status::Skipped => {
+                failures.push(format!("{} ({}):\n  {}", case.id, case.feature, causes.join("\n  ")));
             }
         }
-        (None, errors) => failures.push(format!("{name}: refused: {errors:?}")),
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(passed, file.len());
+    assert!(passed >= 237, "{passed} cases");
 }
 
-/// Whether one of the errors is of the wanted kind; "combining A and B" may name them in either order.
-fn says(errors: &[DocumentError], wanted: &str) -> bool {
-    let mut forms = vec![wanted.to_owned()];
-    if let Some(rest) = wanted.strip_prefix("combining ")
-        && let Some((pair, tail)) = rest.split_once(" is ")
-        && let Some((a, b)) = pair.split_once(" and ")
-    {
-        forms.push(format!("combining {b} and {a} is {tail}"));
+#[test]
+fn a_wrong_expectation_fails() {
+    let text = r#"
+version: 1
+clusters:
+  c:
+    nodes: {n: {ip: 10.0.0.1}}
+    namespaces: {shop: {}}
+    pods:
+      shop/a: {ip: 10.1.0.1, node: n, labels: {app: a}}
+      shop/b: {ip: 10.1.0.2, node: n, labels: {app: b}}
+cases:
+- id: closed
+  cluster: c
+  policy_files: [closed.yaml]
+  probes:
+  - {from: shop/a, to: shop/b, port: 80, proto: TCP, expect: allow}
+  - {from: shop/a, to: shop/b, port: 80, proto: TCP, expect: deny, at: egress}
+  - {from: shop/a, to: shop/b, port: 80, proto: TCP, expect: deny, policy: shop/other}
+  - {from: shop/a, to: shop/b, port: 80, proto: TCP, expect: deny, at: ingress, policy: shop/closed}
+  - {from: shop/a, to: shop/none, port: 80, proto: TCP, expect: deny}
+  - {from: shop/a, to: shop/b, proto: TCP, expect: deny}
+- id: no-file
+  cluster: c
+  policy_files: [missing.yaml]
+- id: not-refused
+  cluster: c
+  policy_files: [closed.yaml]
+  rejected: [{policy: closed, error: unsupported entity}]
+- id: not-now
+  skip: later
+  cluster: c
+"#;
+    let closed = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: closed, namespace: shop}\n\
+                  spec: {endpointSelector: {matchLabels: {app: b}}, ingress: [{}]}\n";
+    let read =
+        |path: &str| if path == "closed.yaml" { Ok(closed.to_owned()) } else { Err(format!("no {path}")) };
+    let played: Vec<_> = CaseFile::parse(text).unwrap().play(read).collect();
+    let failures: Vec<String> =
+        played[0].probes.iter().map(|probe| probe.failure.clone().unwrap_or_default()).collect();
+    let wanted = [
+        "expected allow, got deny by shop/closed",
+        "expected it to be refused at egress, it is at ingress by shop/closed",
+        "expected policy shop/other among those that decide, decided by shop/closed",
+        "",
+        "pod shop/none is not in the cluster; ends are NAMESPACE/POD",
+        "the protocol needs port",
+    ];
+    for (failure, wanted) in failures.iter().zip(wanted) {
+        assert!(
+            failure.starts_with(wanted) && failure.is_empty() == wanted.is_empty(),
+            "{failure} / {wanted}"
+        );
     }
-    errors.iter().any(|error| forms.iter().any(|form| error.status_message().contains(form)))
+    let statuses: Vec<Status> = played.iter().map(|case| case.status).collect();
+    assert_eq!(statuses, [Status::Failed, Status::Failed, Status::Failed, Status::Skipped]);
+    assert_eq!(played[1].messages, ["no missing.yaml"]);
+    assert!(played[2].messages[0].contains("wanted the error \"unsupported entity\", got none"));
 }
 
-fn check(world: &World<'_>, probe: &Probe) -> Result<(), String> {
-    let Outcome { expect, side, audited, policies } = world.outcome(probe)?;
-    if expect != probe.expect || audited != probe.audited {
-        return Err(format!(
-            "wanted {:?} (audited {}), got {expect:?} (audited {audited}) by {policies:?}",
-            probe.expect, probe.audited
-        ));
-    }
-    if probe.at.is_some() && probe.expect == Expect::Deny && probe.at != side {
-        return Err(format!("wanted denial at {:?}, got it at {side:?}", probe.at));
-    }
-    for policy in probe.policies() {
-        if !policies.contains(policy) {
-            return Err(format!("wanted policy {policy} among {policies:?}"));
-        }
-    }
-    Ok(())
+#[test]
+fn what_is_no_case_file_says_where() {
+    let error = |text: &str| CaseFile::parse(text).unwrap_err().to_string();
+    assert!(error("version: 1\nclusters: {}\ncases: []\nmore: 1\n").starts_with("line 4: "));
+    assert!(error("version: 2\nclusters: {}\ncases: []\n").contains("write version: 1"));
+    assert!(
+        error("version: 1\nclusters: {}\ncases: [{id: a, cluster: c}]\n").contains("cluster c is not in")
+    );
 }

@@ -131,7 +131,7 @@ impl<'a> At<'a> {
     pub(super) fn text(&self, problems: &mut Problems) -> Option<&'a str> {
         match &self.node.value {
             Value::Text(text) => Some(text),
-            Value::Bool(_) | Value::Integer(_) | Value::Number => {
+            Value::Bool(_) | Value::Integer(_) | Value::Number(_) => {
                 let message = format!("must be a string, this is {}; put it in quotes", self.node.kind());
                 problems.error(self, message);
                 None
