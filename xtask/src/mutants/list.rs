@@ -95,8 +95,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "deny reported as default deny",
         POLICY,
         "an explicit deny has the reason of a missing allow",
-        "-i32::from(drop::POLICY_DENY)",
-        "-i32::from(drop::POLICY_DENIED)",
+        "        drop::POLICY_DENY\n",
+        "        drop::POLICY_DENIED\n",
+    ),
+    mutant(
+        "authentication not asked for",
+        POLICY,
+        "what needs authentication passes without it",
+        "value.auth & AUTH_TYPE_MASK != 0",
+        "value.auth & AUTH_TYPE_MASK == 0x7f",
     ),
     mutant(
         "redirect passes",
