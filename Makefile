@@ -57,6 +57,11 @@ mutants: ## Check that the tests notice seeded mistakes in the kernel programs (
 	@xtask/setup.sh test
 	cargo run --locked --quiet -p xtask -- mutants
 
+.PHONY: bench
+bench: ## Measure speed and write docs/benchmarks (root; on a quiet machine; BENCH="ring paths" runs some only)
+	@xtask/setup.sh test
+	cargo run --locked --quiet -p xtask -- bench $(BENCH)
+
 .PHONY: miri
 miri: ## Interpret the ring's tests under Miri (needs a nightly toolchain with Miri)
 	@cargo +nightly miri --version >/dev/null 2>&1 || { echo "Miri is not installed: rustup toolchain install nightly --component miri" >&2; exit 1; }

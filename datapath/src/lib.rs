@@ -36,6 +36,8 @@ pub use maps::policy::{ApplyError, PolicyUpdate};
 pub use pinned::{Leftovers, LoadedProgram, PinnedError, PinnedLink, PinnedMaps, Removal};
 pub use specola_datapath_common as abi;
 #[cfg(feature = "test-util")]
+pub use sys::EmptyProgram;
+#[cfg(feature = "test-util")]
 pub use test_util::{TestRun, TestRunError};
 
 /// The kernel programs as compiled, an ELF object.

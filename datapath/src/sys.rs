@@ -8,7 +8,12 @@ use std::path::Path;
 
 use crate::maps::plain::{Abi, Plain};
 
+#[cfg(feature = "test-util")]
+mod empty;
 pub(crate) mod raw;
+
+#[cfg(feature = "test-util")]
+pub use empty::EmptyProgram;
 
 /// Entries of a hash map, read bucket by bucket: an entry that stays is seen exactly once.
 #[derive(Debug)]
