@@ -2,22 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::RandomState;
 
 use specola_labels::{LabelSet, NumericIdentity, Selector};
+
+use crate::selectors::{Pivot, label_pivots, requirement_pivots};
 
 /// Container ports: (name in lower case, IANA protocol number) to port numbers.
 pub type NamedPorts = BTreeMap<(String, u8), BTreeSet<u16>>;
 
 /// All identities that a node knows, with their labels and the named ports of their pods.
 ///
-/// What a selector selects is remembered and kept up to date: a new identity costs one match per known selector,
-/// not one per identity.
-#[derive(Default)]
+/// Identities are found by their labels, so that a selector costs what it may select, not what there is.
+#[derive(Clone, Default)]
 pub struct IdentityTable {
     labels: BTreeMap<NumericIdentity, LabelSet>,
     named_ports: BTreeMap<NumericIdentity, NamedPorts>,
-    selections: Mutex<HashMap<Selector, Arc<BTreeSet<NumericIdentity>>>>,
+    hasher: RandomState,
+    /// Identities that offer what a requirement may need, sorted.
+    by_pivot: HashMap<Pivot, Vec<NumericIdentity>>,
 }
 
 impl IdentityTable {
@@ -42,10 +45,11 @@ impl IdentityTable {
         if self.labels.get(&identity) == Some(&labels) {
             return false;
         }
-        for (selector, selected) in self.selections_mut() {
-            let matches = selector.matches(&labels);
-            if matches != selected.contains(&identity) {
-                toggle(selected, identity, matches);
+        self.unlabel(identity);
+        for pivot in labels.iter().flat_map(|label| label_pivots(label, &self.hasher)) {
+            let identities = self.by_pivot.entry(pivot).or_default();
+            if let Err(at) = identities.binary_search(&identity) {
+                identities.insert(at, identity);
             }
         }
         self.labels.insert(identity, labels);
@@ -55,12 +59,7 @@ impl IdentityTable {
     /// Removes an identity. Returns whether it was there.
     pub fn remove(&mut self, identity: NumericIdentity) -> bool {
         self.named_ports.remove(&identity);
-        for selected in self.selections_mut().values_mut() {
-            if selected.contains(&identity) {
-                toggle(selected, identity, false);
-            }
-        }
-        self.labels.remove(&identity).is_some()
+        self.unlabel(identity)
     }
 
     /// Sets the named ports of the identity's pods, for egress rules that name ports. Returns whether that changed
@@ -106,37 +105,39 @@ impl IdentityTable {
         self.named_ports.keys().copied()
     }
 
-    /// Identities that the selector matches.
-    pub(crate) fn select(&self, selector: &Selector) -> Arc<BTreeSet<NumericIdentity>> {
-        let mut selections = self.selections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(selected) = selections.get(selector) {
-            return Arc::clone(selected);
+    /// Identities that the selector matches, sorted.
+    pub(crate) fn select(&self, selector: &Selector) -> Vec<NumericIdentity> {
+        let requirements = selector.requirements().iter();
+        let choices = requirements.filter_map(|requirement| requirement_pivots(requirement, &self.hasher));
+        let offered = |pivot: &Pivot| self.by_pivot.get(pivot).map_or(&[][..], Vec::as_slice);
+        let count = |pivots: &Vec<Pivot>| pivots.iter().map(|pivot| offered(pivot).len()).sum::<usize>();
+        let Some(pivots) = choices.min_by_key(count) else {
+            let matching = self.iter().filter(|(_, labels)| selector.matches(labels));
+            return matching.map(|(identity, _)| identity).collect();
+        };
+        let mut selected: Vec<NumericIdentity> = pivots.iter().flat_map(offered).copied().collect();
+        if pivots.len() > 1 {
+            selected.sort_unstable();
+            selected.dedup();
         }
-        if selections.len() >= MAX_SELECTIONS {
-            selections.clear();
-        }
-        let selected: Arc<BTreeSet<NumericIdentity>> = Arc::new(
-            self.iter()
-                .filter(|(_, labels)| selector.matches(labels))
-                .map(|(identity, _)| identity)
-                .collect(),
-        );
-        selections.insert(selector.clone(), Arc::clone(&selected));
+        selected.retain(|identity| self.labels(*identity).is_some_and(|labels| selector.matches(labels)));
         selected
     }
 
-    fn selections_mut(&mut self) -> &mut HashMap<Selector, Arc<BTreeSet<NumericIdentity>>> {
-        self.selections.get_mut().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Clone for IdentityTable {
-    fn clone(&self) -> Self {
-        Self {
-            labels: self.labels.clone(),
-            named_ports: self.named_ports.clone(),
-            selections: Mutex::default(),
+    /// Takes the labels of an identity. Returns whether it had any.
+    fn unlabel(&mut self, identity: NumericIdentity) -> bool {
+        let Some(labels) = self.labels.remove(&identity) else { return false };
+        for pivot in labels.iter().flat_map(|label| label_pivots(label, &self.hasher)) {
+            if let Some(identities) = self.by_pivot.get_mut(&pivot)
+                && let Ok(at) = identities.binary_search(&identity)
+            {
+                identities.remove(at);
+                if identities.is_empty() {
+                    self.by_pivot.remove(&pivot);
+                }
+            }
         }
+        true
     }
 }
 
@@ -145,18 +146,6 @@ impl fmt::Debug for IdentityTable {
         f.debug_map().entries(&self.labels).finish()
     }
 }
-
-fn toggle(selected: &mut Arc<BTreeSet<NumericIdentity>>, identity: NumericIdentity, present: bool) {
-    let selected = Arc::make_mut(selected);
-    if present {
-        selected.insert(identity);
-    } else {
-        selected.remove(&identity);
-    }
-}
-
-/// Selectors whose result is remembered; past it the memory starts anew.
-const MAX_SELECTIONS: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -175,21 +164,12 @@ mod tests {
         assert!(table.select(&selector).is_empty());
         assert!(table.insert(NumericIdentity(300), web()));
         assert!(!table.insert(NumericIdentity(300), web()));
-        assert_eq!(*table.select(&selector), BTreeSet::from([NumericIdentity(300)]));
+        assert_eq!(table.select(&selector), [NumericIdentity(300)]);
         table.insert(NumericIdentity(300), LabelSet::empty());
         assert!(table.select(&selector).is_empty());
         table.insert(NumericIdentity(300), web());
         assert!(table.remove(NumericIdentity(300)));
         assert!(table.select(&selector).is_empty());
         assert!(!table.remove(NumericIdentity(300)));
-    }
-
-    #[test]
-    fn memory_of_selections_is_bounded() {
-        let table = IdentityTable::with_reserved();
-        for index in 0..MAX_SELECTIONS + 10 {
-            table.select(&Selector::equals(SelectorKey::k8s("n"), &index.to_string()));
-        }
-        assert!(table.selections.lock().unwrap().len() <= MAX_SELECTIONS);
     }
 }

@@ -8,6 +8,7 @@ pub mod api;
 pub mod cases;
 mod compile;
 pub mod document;
+mod engine;
 pub mod eval;
 mod icmp;
 mod identities;
@@ -18,6 +19,7 @@ mod repository;
 pub mod request;
 mod resolve;
 pub mod rule;
+mod selectors;
 mod tier;
 mod yaml;
 
@@ -26,6 +28,7 @@ pub use api::{
     parse_policy_document,
 };
 pub use compile::cidr_identity_labels;
+pub use engine::{Engine, SubjectId, SubjectPolicy};
 pub use identities::{IdentityTable, NamedPorts};
 pub use map_state::{
     Diff, Entry, Key, MapState, PRECEDENCE_ALLOW, PRECEDENCE_DENY, PRECEDENCE_LOCALHOST, PRECEDENCE_REDIRECT,

@@ -2,12 +2,15 @@
 
 mod blocks;
 mod build;
+mod column;
+mod saying;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 pub(crate) use self::blocks::port_blocks;
-pub(crate) use self::build::{MapBuilder, Saying};
+pub(crate) use self::build::MapBuilder;
+pub(crate) use self::saying::Saying;
 use crate::origin::OriginSet;
 
 /// Precedence of a plain allow.

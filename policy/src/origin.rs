@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 use specola_labels::source;
@@ -62,8 +63,15 @@ pub enum Section {
 }
 
 /// A sorted set of origins. Cloning copies a pointer; equal sets compare equal whatever made them.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct OriginSet(Arc<[Arc<Origin>]>);
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct OriginSet(Arc<Hashed>);
+
+/// Origins with their hash, first: sets are looked up far more often than made.
+#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Hashed {
+    hash: u64,
+    origins: Box<[Arc<Origin>]>,
+}
 
 impl Origin {
     /// The rule that lets everything pass where nothing is enforced, or where default deny is switched off.
@@ -147,32 +155,33 @@ impl Section {
 impl OriginSet {
     /// The set without origins.
     pub fn empty() -> Self {
-        Self(Arc::from([]))
+        static EMPTY: LazyLock<OriginSet> = LazyLock::new(|| OriginSet::sorted(Vec::new()));
+        EMPTY.clone()
     }
 
     /// The set of one origin.
     pub fn of(origin: Arc<Origin>) -> Self {
-        Self(Arc::from([origin]))
+        Self::sorted(vec![origin])
     }
 
     /// Origins in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Origin> {
-        self.0.iter().map(AsRef::as_ref)
+        self.0.origins.iter().map(AsRef::as_ref)
     }
 
     /// Number of origins.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.origins.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.origins.is_empty()
     }
 
     /// Whether the origin is in the set.
     pub fn contains(&self, origin: &Origin) -> bool {
-        self.0.binary_search_by(|own| own.as_ref().cmp(origin)).is_ok()
+        self.0.origins.binary_search_by(|own| own.as_ref().cmp(origin)).is_ok()
     }
 
     /// Whether every origin of the set is in the other one.
@@ -189,13 +198,25 @@ impl OriginSet {
         if self.is_subset(other) {
             return other.clone();
         }
-        self.0.iter().chain(other.0.iter()).cloned().collect()
+        self.0.origins.iter().chain(&other.0.origins).cloned().collect()
+    }
+
+    fn sorted(origins: Vec<Arc<Origin>>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        origins.hash(&mut hasher);
+        Self(Arc::new(Hashed { hash: hasher.finish(), origins: origins.into() }))
     }
 
     /// Names of the objects, sorted, each once.
     pub fn object_names(&self) -> Vec<String> {
         let names: BTreeSet<String> = self.iter().map(Origin::object_name).collect();
         names.into_iter().collect()
+    }
+}
+
+impl Hash for OriginSet {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.hash);
     }
 }
 
@@ -210,7 +231,7 @@ impl FromIterator<Arc<Origin>> for OriginSet {
         let mut sorted: Vec<Arc<Origin>> = origins.into_iter().collect();
         sorted.sort();
         sorted.dedup();
-        Self(sorted.into())
+        Self::sorted(sorted)
     }
 }
 

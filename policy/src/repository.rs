@@ -8,9 +8,10 @@ use specola_labels::{Family, LabelSet};
 
 use crate::compile::{PeerSelector, compile_peer, peer_prefixes};
 use crate::objects::{CidrGroup, Objects, Service};
-use crate::origin::{Origin, Section};
+use crate::origin::{Origin, OriginSet, Section};
+use crate::resolve::Atoms;
 use crate::rule::{
-    Action, AuthMode, AwsGroup, DnsRule, L4, Peer, PolicyObject, PolicyRef, Rule, RuleSubject,
+    Action, AuthMode, AwsGroup, DnsRule, L4, Peer, PolicyObject, PolicyRef, Rule, RuleEntry, RuleSubject,
 };
 use crate::tier::Rank;
 
@@ -82,7 +83,7 @@ pub struct Repository {
 pub struct StoredPolicy {
     object: PolicyObject,
     revision: u64,
-    rules: Vec<CompiledRule>,
+    rules: Vec<Arc<CompiledRule>>,
 }
 
 /// A rule in terms of identities.
@@ -116,7 +117,11 @@ pub(crate) struct CompiledEntry {
     pub(crate) audit: bool,
     pub(crate) peers: Vec<PeerSelector>,
     pub(crate) l4: L4,
+    /// The same as blocks of ports.
+    pub(crate) atoms: Atoms,
     pub(crate) origin: Arc<Origin>,
+    /// The set of this one origin.
+    pub(crate) origins: OriginSet,
 }
 
 impl Repository {
@@ -266,7 +271,10 @@ impl Repository {
         labels: &'a LabelSet,
         is_host: bool,
     ) -> impl Iterator<Item = &'a CompiledRule> {
-        self.iter().flat_map(|stored| &stored.rules).filter(move |rule| rule.selects(labels, is_host))
+        self.iter()
+            .flat_map(|stored| &stored.rules)
+            .map(AsRef::as_ref)
+            .filter(move |rule| rule.selects(labels, is_host))
     }
 }
 
@@ -280,6 +288,27 @@ impl StoredPolicy {
     pub fn revision(&self) -> u64 {
         self.revision
     }
+
+    pub(crate) fn rules(&self) -> &[Arc<CompiledRule>] {
+        &self.rules
+    }
+}
+
+impl CompiledEntry {
+    fn new(entry: &RuleEntry, rank: Rank, audit: bool, peers: Vec<PeerSelector>, origin: Origin) -> Self {
+        let origin = Arc::new(origin);
+        Self {
+            action: entry.action,
+            rank,
+            auth: entry.auth,
+            audit,
+            peers,
+            l4: entry.l4.clone(),
+            atoms: Atoms::new(&entry.l4),
+            origins: OriginSet::of(Arc::clone(&origin)),
+            origin,
+        }
+    }
 }
 
 impl CompiledRule {
@@ -287,7 +316,12 @@ impl CompiledRule {
         if egress { &self.egress } else { &self.ingress }
     }
 
-    fn selects(&self, labels: &LabelSet, is_host: bool) -> bool {
+    /// Whether an entry of the direction looks at requests.
+    pub(crate) fn has_requests(&self, egress: bool) -> bool {
+        self.direction(egress).entries.iter().any(|entry| entry.needs_agreement())
+    }
+
+    pub(crate) fn selects(&self, labels: &LabelSet, is_host: bool) -> bool {
         match &self.subject {
             RuleSubject::Endpoints(selector) => !is_host && selector.matches(labels),
             RuleSubject::Nodes(selector) => is_host && selector.matches(labels),
@@ -321,7 +355,7 @@ fn compile_object(
     revision: u64,
     settings: &Settings,
     objects: &Objects,
-) -> Vec<CompiledRule> {
+) -> Vec<Arc<CompiledRule>> {
     let compile = |(index, rule): (usize, &Rule)| {
         let origin = |section, rule_index| Origin {
             kind: object.reference.kind.into(),
@@ -343,22 +377,16 @@ fn compile_object(
                 .entries
                 .iter()
                 .filter(|entry| entry.section.is_egress() == egress)
-                .map(|entry| CompiledEntry {
-                    action: entry.action,
-                    rank: Rank::new(rule.tier, rule.priority, entry.index),
-                    auth: entry.auth,
-                    audit: object.audit,
-                    peers: entry
-                        .peers
-                        .iter()
-                        .flat_map(|peer| compile_peer(peer, settings, objects))
-                        .collect(),
-                    l4: entry.l4.clone(),
-                    origin: Arc::new(origin(entry.section, entry.index)),
+                .map(|entry| {
+                    let peers = entry.peers.iter().flat_map(|peer| compile_peer(peer, settings, objects));
+                    let rank = Rank::new(rule.tier, rule.priority, entry.index);
+                    let origin = origin(entry.section, entry.index);
+                    CompiledEntry::new(entry, rank, object.audit, peers.collect(), origin)
                 })
                 .collect(),
         };
-        CompiledRule { subject: rule.subject.clone(), ingress: direction(false), egress: direction(true) }
+        let (ingress, egress) = (direction(false), direction(true));
+        Arc::new(CompiledRule { subject: rule.subject.clone(), ingress, egress })
     };
     object.rules.iter().enumerate().map(compile).collect()
 }

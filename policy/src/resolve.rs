@@ -1,20 +1,25 @@
 //! Resolution: rules, a subject and the known identities give the map of one endpoint.
 
+mod atoms;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use specola_labels::{LabelSet, NumericIdentity};
 
+pub(crate) use self::atoms::{Atoms, check_agreement, peers_with_names};
 use crate::compile::PeerSelector;
 use crate::identities::{IdentityTable, NamedPorts};
-use crate::map_state::{Entry, Key, MapBuilder, MapState, PRECEDENCE_ALLOW_ANY, Saying, byte, port_blocks};
+use crate::map_state::{Diff, Entry, Key, MapBuilder, MapState, PRECEDENCE_ALLOW_ANY, Saying, byte};
 use crate::origin::{Origin, OriginSet};
-use crate::repository::{AllowLocalhost, CompiledEntry, CompiledRule, DirectionRule, Mode, Repository};
-use crate::rule::{Action, AuthMode, L4, L7Rules, ParserKind, Port, PortMatch, Tier};
+use crate::repository::{
+    AllowLocalhost, CompiledEntry, CompiledRule, DirectionRule, Mode, Repository, Settings,
+};
+use crate::rule::Tier;
 use crate::tier::{Levels, Rank};
 
 /// The endpoint that a map is for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Subject {
     /// Identity labels.
     pub labels: LabelSet,
@@ -88,7 +93,7 @@ pub(crate) enum Enforcement {
     AuditedByDefault(OriginSet),
 }
 
-/// Makes the policy of one endpoint.
+/// Makes the policy of one endpoint from nothing. [`crate::Engine`] keeps it up to date.
 ///
 /// # Errors
 /// The rules contradict each other, or need more entries than a map holds.
@@ -98,32 +103,103 @@ pub fn resolve(
     identities: &IdentityTable,
 ) -> Result<EndpointPolicy, ResolveError> {
     let rules: Vec<&CompiledRule> = repository.rules_for(&subject.labels, subject.is_host).collect();
-    let mut resolver = Resolver {
-        subject,
-        identities,
-        max_entries: repository.settings().max_entries,
-        builder: MapBuilder::default(),
-        levels: Levels::new(&[], false),
-        agreed: BTreeMap::new(),
-    };
-    let ingress = resolver.direction(repository, &rules, false)?;
-    let egress = resolver.direction(repository, &rules, true)?;
-    let max = resolver.max_entries;
-    let limit = max.saturating_mul(COUNTED);
-    let Some(map) = resolver.builder.finish(max / 2, limit) else {
-        return Err(too_many(limit, false, max, resolver.builder.entries()));
-    };
-    if map.len() > resolver.max_entries {
-        return Err(too_many(map.len(), true, resolver.max_entries, map.iter().map(|(_, entry)| entry)));
+    let settings = repository.settings();
+    let mut builder = MapBuilder::default();
+    let mut closed_by = [None, None];
+    for egress in [false, true] {
+        let enforcement = enforcement(repository, subject, &rules, egress);
+        let levels = Levels::new(&rules, egress);
+        if enforcement != Enforcement::Off {
+            check_agreement(rules.iter().copied(), subject, identities, egress)?;
+            for entry in rules.iter().flat_map(|rule| &rule.direction(egress).entries) {
+                say_all(entry, &mut builder, subject, identities, &levels, egress, settings)?;
+            }
+        }
+        say_builtin(&mut builder, repository, subject, &levels, &enforcement, egress);
+        builder.close(egress, enforcement.closed_by().unwrap_or_default());
+        closed_by[usize::from(egress)] = enforcement.closed_by();
     }
+    settle(&mut builder, settings)?;
+    let [ingress, egress] = closed_by;
     Ok(EndpointPolicy {
         revision: repository.revision(),
-        map,
+        map: builder.into_state(),
         ingress_enforced: ingress.is_some(),
         egress_enforced: egress.is_some(),
         ingress_selected_by: ingress.unwrap_or_default(),
         egress_selected_by: egress.unwrap_or_default(),
     })
+}
+
+/// Everything that an entry says.
+fn say_all(
+    entry: &CompiledEntry,
+    builder: &mut MapBuilder,
+    subject: &Subject,
+    identities: &IdentityTable,
+    levels: &Levels,
+    egress: bool,
+    settings: &Settings,
+) -> Result<(), ResolveError> {
+    for peer in &entry.peers {
+        let PeerSelector::Labels(selector) = peer else {
+            entry.say(builder, subject, levels, egress, 0);
+            continue;
+        };
+        for identity in identities.select(selector) {
+            entry.say(builder, subject, levels, egress, identity.0);
+            check_raw_size(builder, settings)?;
+        }
+    }
+    if egress && entry.atoms.has_named() {
+        for identity in entry.peers.iter().flat_map(|peer| peers_with_names(peer, identities)) {
+            entry.say_named(builder, identities, levels, identity);
+            check_raw_size(builder, settings)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the engine's own rules say.
+pub(crate) fn say_builtin(
+    builder: &mut MapBuilder,
+    repository: &Repository,
+    subject: &Subject,
+    levels: &Levels,
+    enforcement: &Enforcement,
+    egress: bool,
+) {
+    if *enforcement != Enforcement::Off && localhost_allowed(repository, subject, egress) {
+        static LOCALHOST: LazyLock<OriginSet> =
+            LazyLock::new(|| OriginSet::of(Arc::new(Origin::allow_localhost())));
+        let precedence = levels.precedence(Rank::NORMAL, byte::LOCALHOST);
+        let entry = Entry::plain_allow(precedence, LOCALHOST.clone());
+        let saying = Saying { entry, tier: Some(Tier::Normal), pass: false, auth: None };
+        builder.add(Key::all(NumericIdentity::HOST.0, false), saying);
+    }
+    let entry = match enforcement {
+        Enforcement::ClosedByDefault(_) => return,
+        Enforcement::AuditedByDefault(selected_by) => Entry {
+            deny: true,
+            audit: true,
+            by_default: true,
+            ..Entry::plain_allow(PRECEDENCE_ALLOW_ANY, selected_by.clone())
+        },
+        Enforcement::Off | Enforcement::OpenByDefault => {
+            Entry::plain_allow(PRECEDENCE_ALLOW_ANY, OriginSet::of(Arc::new(Origin::allow_any(egress))))
+        }
+    };
+    builder.add(Key::all(0, egress), Saying { entry, tier: None, pass: false, auth: None });
+}
+
+impl Enforcement {
+    /// What drops packets that no rule names; none when they pass.
+    pub(crate) fn closed_by(&self) -> Option<OriginSet> {
+        match self {
+            Self::ClosedByDefault(selected_by) => Some(selected_by.clone()),
+            Self::Off | Self::OpenByDefault | Self::AuditedByDefault(_) => None,
+        }
+    }
 }
 
 /// How a direction of a subject is enforced.
@@ -161,6 +237,30 @@ pub(crate) fn localhost_allowed(repository: &Repository, subject: &Subject, egre
     !egress && !subject.is_host && repository.settings().allow_localhost != AllowLocalhost::Policy
 }
 
+/// Brings the map in step and returns what changed in it; refuses one that the kernel cannot hold.
+pub(crate) fn settle(builder: &mut MapBuilder, settings: &Settings) -> Result<Diff, ResolveError> {
+    check_raw_size(builder, settings)?;
+    let max = settings.max_entries;
+    let limit = max.saturating_mul(COUNTED);
+    let Some(diff) = builder.settle(max / 2, limit) else {
+        return Err(too_many(limit, false, max, builder.entries()));
+    };
+    let map = builder.state();
+    if map.len() > max {
+        return Err(too_many(map.len(), true, max, map.iter().map(|(_, entry)| entry)));
+    }
+    Ok(diff)
+}
+
+/// Refuses before the entries fill the memory. Some of them may turn out to be redundant.
+pub(crate) fn check_raw_size(builder: &MapBuilder, settings: &Settings) -> Result<(), ResolveError> {
+    let (need, max) = (builder.len(), settings.max_entries);
+    if need > max.saturating_mul(COUNTED) {
+        return Err(too_many(need, false, max, builder.entries()));
+    }
+    Ok(())
+}
+
 /// Names the policies that most of the entries come from.
 fn too_many<'a>(
     need: usize,
@@ -187,262 +287,3 @@ fn most_from(policies: &[(String, usize)]) -> String {
 const COUNTED: usize = 4;
 /// Policies that are named when entries do not fit.
 const NAMED: usize = 3;
-
-struct Resolver<'a> {
-    subject: &'a Subject,
-    identities: &'a IdentityTable,
-    max_entries: usize,
-    builder: MapBuilder,
-    /// Levels of the direction that is being resolved.
-    levels: Levels,
-    /// What allow entries ask for, which must agree.
-    agreed: BTreeMap<(bool, u8, PortKey, PeerSelector), Agreed>,
-}
-
-/// What allow entries of one peer and port ask for.
-#[derive(Debug, Default)]
-struct Agreed {
-    parser: Option<ParserKind>,
-    auth: Option<AuthMode>,
-}
-
-/// Block of ports in a form that orders.
-type PortKey = (u16, u8);
-
-impl Resolver<'_> {
-    /// Adds the entries of a direction. Returns what closes it, none when unnamed packets pass.
-    fn direction(
-        &mut self,
-        repository: &Repository,
-        rules: &[&CompiledRule],
-        egress: bool,
-    ) -> Result<Option<OriginSet>, ResolveError> {
-        let enforcement = enforcement(repository, self.subject, rules, egress);
-        self.levels = Levels::new(rules, egress);
-        if enforcement != Enforcement::Off {
-            for rule in rules {
-                for entry in &rule.direction(egress).entries {
-                    self.entry(entry, egress)?;
-                }
-            }
-            if localhost_allowed(repository, self.subject, egress) {
-                self.localhost();
-            }
-        }
-        match enforcement {
-            Enforcement::ClosedByDefault(selected_by) => {
-                self.builder.close(egress, selected_by.clone());
-                Ok(Some(selected_by))
-            }
-            Enforcement::AuditedByDefault(selected_by) => {
-                let entry = Entry {
-                    deny: true,
-                    audit: true,
-                    by_default: true,
-                    origins: selected_by,
-                    ..plain_allow(PRECEDENCE_ALLOW_ANY, Origin::allow_any(egress))
-                };
-                self.builder.add(Key::all(0, egress), Saying { entry, tier: None, pass: false, auth: None });
-                Ok(None)
-            }
-            Enforcement::Off | Enforcement::OpenByDefault => {
-                self.allow_any(egress);
-                Ok(None)
-            }
-        }
-    }
-
-    fn entry(&mut self, entry: &CompiledEntry, egress: bool) -> Result<(), ResolveError> {
-        for peer in &entry.peers {
-            match &entry.l4 {
-                L4::All => self.add(peer, entry, egress, 0, (0, 0), None)?,
-                L4::Icmp(types) => {
-                    for icmp in types {
-                        let port = (u16::from(icmp.icmp_type), 16);
-                        self.add(peer, entry, egress, icmp.family.number(), port, None)?;
-                    }
-                }
-                L4::Ports(ports) => {
-                    for port in ports {
-                        self.port(peer, entry, egress, port)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn port(
-        &mut self,
-        peer: &PeerSelector,
-        entry: &CompiledEntry,
-        egress: bool,
-        port: &PortMatch,
-    ) -> Result<(), ResolveError> {
-        let l7 = port.l7.as_deref();
-        for &proto in port.protocol.numbers() {
-            match &port.port {
-                Port::All => self.add(peer, entry, egress, proto, (0, 0), l7)?,
-                Port::Range { first, last } => {
-                    for block in port_blocks(*first, *last) {
-                        self.add(peer, entry, egress, proto, block, l7)?;
-                    }
-                }
-                Port::Named(name) if egress => {
-                    self.named_port_of_peers(peer, entry, proto, name, l7)?;
-                }
-                Port::Named(name) => {
-                    let own = self.subject.named_ports.get(&(name.clone(), proto));
-                    for number in own.into_iter().flatten() {
-                        self.add(peer, entry, egress, proto, (*number, 16), l7)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A name means what each peer's own pods call so.
-    fn named_port_of_peers(
-        &mut self,
-        peer: &PeerSelector,
-        entry: &CompiledEntry,
-        proto: u8,
-        name: &str,
-        l7: Option<&L7Rules>,
-    ) -> Result<(), ResolveError> {
-        let peers: Vec<NumericIdentity> = self
-            .identities
-            .with_named_ports()
-            .filter(|identity| {
-                let labels = self.identities.labels(*identity);
-                labels.is_some_and(|labels| peer.matches(labels))
-            })
-            .collect();
-        for identity in peers {
-            for number in self.identities.ports_named(identity, name, proto) {
-                self.check_agreement(peer, entry, true, proto, (number, 16), l7)?;
-                self.insert(identity.0, entry, true, proto, (number, 16), l7)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn add(
-        &mut self,
-        peer: &PeerSelector,
-        entry: &CompiledEntry,
-        egress: bool,
-        proto: u8,
-        block: PortKey,
-        l7: Option<&L7Rules>,
-    ) -> Result<(), ResolveError> {
-        self.check_agreement(peer, entry, egress, proto, block, l7)?;
-        let PeerSelector::Labels(selector) = peer else {
-            return self.insert(0, entry, egress, proto, block, l7);
-        };
-        for identity in self.identities.select(selector).iter() {
-            self.insert(identity.0, entry, egress, proto, block, l7)?;
-        }
-        Ok(())
-    }
-
-    fn insert(
-        &mut self,
-        identity: u32,
-        entry: &CompiledEntry,
-        egress: bool,
-        proto: u8,
-        (port, port_bits): PortKey,
-        l7: Option<&L7Rules>,
-    ) -> Result<(), ResolveError> {
-        let key = Key { identity, egress, proto, port, port_bits };
-        let deny = entry.action == Action::Deny;
-        let byte = match (entry.action, l7) {
-            (Action::Deny, _) => byte::DENY,
-            (Action::Pass, _) => byte::PASS,
-            (Action::Allow, Some(rules)) => byte::DENY - rules.priority(),
-            (Action::Allow, None) => byte::ALLOW,
-        };
-        self.builder.add(
-            key,
-            Saying {
-                entry: Entry {
-                    deny,
-                    audit: deny && entry.audit,
-                    by_default: false,
-                    redirect: l7.is_some() && entry.action == Action::Allow,
-                    auth: 0,
-                    precedence: self.levels.precedence(entry.rank, byte),
-                    origins: OriginSet::of(Arc::clone(&entry.origin)),
-                },
-                tier: Some(entry.rank.tier),
-                pass: entry.action == Action::Pass,
-                auth: entry.auth,
-            },
-        );
-        // Some of them may turn out to be redundant.
-        let (need, max) = (self.builder.len(), self.max_entries);
-        if need > max.saturating_mul(COUNTED) {
-            return Err(too_many(need, false, max, self.builder.entries()));
-        }
-        Ok(())
-    }
-
-    /// Allow entries of one peer and port need one parser and one authentication mode.
-    fn check_agreement(
-        &mut self,
-        peer: &PeerSelector,
-        entry: &CompiledEntry,
-        egress: bool,
-        proto: u8,
-        block: PortKey,
-        l7: Option<&L7Rules>,
-    ) -> Result<(), ResolveError> {
-        let (parser, auth) = (l7.map(L7Rules::parser), entry.auth);
-        if entry.action != Action::Allow || (parser.is_none() && auth.is_none()) {
-            return Ok(());
-        }
-        let agreed = self.agreed.entry((egress, proto, block, peer.clone())).or_default();
-        agreed.parser = match (agreed.parser.take(), parser) {
-            (Some(first), Some(second)) => {
-                let merged = first.merge(&second);
-                let conflict = || ResolveError::ConflictingParsers {
-                    first: first.to_string(),
-                    second: second.to_string(),
-                };
-                Some(merged.ok_or_else(conflict)?)
-            }
-            (first, second) => first.or(second),
-        };
-        if agreed.auth.is_some() && auth.is_some() && agreed.auth != auth {
-            return Err(ResolveError::ConflictingAuth);
-        }
-        agreed.auth = agreed.auth.or(auth);
-        Ok(())
-    }
-
-    fn localhost(&mut self) {
-        let key = Key::all(NumericIdentity::HOST.0, false);
-        let precedence = self.levels.precedence(Rank::NORMAL, byte::LOCALHOST);
-        let entry = plain_allow(precedence, Origin::allow_localhost());
-        self.builder.add(key, Saying { entry, tier: Some(Tier::Normal), pass: false, auth: None });
-    }
-
-    fn allow_any(&mut self, egress: bool) {
-        let entry = plain_allow(PRECEDENCE_ALLOW_ANY, Origin::allow_any(egress));
-        self.builder.add(Key::all(0, egress), Saying { entry, tier: None, pass: false, auth: None });
-    }
-}
-
-fn plain_allow(precedence: u32, origin: Origin) -> Entry {
-    Entry {
-        deny: false,
-        audit: false,
-        by_default: false,
-        redirect: false,
-        auth: 0,
-        precedence,
-        origins: OriginSet::of(Arc::new(origin)),
-    }
-}

@@ -12,7 +12,7 @@ pub(crate) struct Rank {
 }
 
 /// Levels of one endpoint and direction: the distinct ranks of its rules, in order.
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Levels(Vec<Rank>);
 
 impl Rank {
