@@ -31,6 +31,7 @@ pub(crate) struct CookieTable {
     path: PathBuf,
     file: File,
     numbers: HashMap<OriginSet, u32>,
+    origins: HashMap<u32, OriginSet>,
     next: u32,
     /// Entries that the file does not have yet.
     pending: Vec<Line>,
@@ -47,12 +48,13 @@ impl CookieTable {
     /// are not given again as long as a later line is readable.
     pub(crate) fn open(path: &Path) -> Result<Self, CookieError> {
         let text = persist::read(path)?.unwrap_or_default();
-        let mut numbers = HashMap::new();
+        let (mut numbers, mut origins) = (HashMap::new(), HashMap::new());
         let mut next = NO_COOKIE + 1;
         for (index, line) in text.lines().enumerate() {
             match serde_json::from_str::<Line>(line) {
                 Ok(line) => {
                     next = next.max(line.cookie.saturating_add(1));
+                    origins.insert(line.cookie, line.origins.clone());
                     numbers.entry(line.origins).or_insert(line.cookie);
                 }
                 Err(error) => {
@@ -69,7 +71,7 @@ impl CookieTable {
             Ok(file)
         };
         let file = open().map_err(PersistError::io("open", path))?;
-        Ok(Self { path: path.to_owned(), file, numbers, next, pending: Vec::new() })
+        Ok(Self { path: path.to_owned(), file, numbers, origins, next, pending: Vec::new() })
     }
 
     /// What a file says about each number, for others than the agent: nothing is changed, and lines that do not decode
@@ -92,6 +94,7 @@ impl CookieTable {
         self.next =
             cookie.checked_add(1).ok_or_else(|| CookieError::Exhausted { path: self.path.clone() })?;
         self.numbers.insert(origins.clone(), cookie);
+        self.origins.insert(cookie, origins.clone());
         self.pending.push(Line { cookie, origins: origins.clone() });
         Ok(cookie)
     }
@@ -114,10 +117,16 @@ impl CookieTable {
 
     /// Every set that has a number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &OriginSet)> {
-        self.numbers.iter().map(|(origins, cookie)| (*cookie, origins))
+        self.origins.iter().map(|(cookie, origins)| (*cookie, origins))
+    }
+
+    /// The set that a number stands for.
+    pub(crate) fn origins(&self, cookie: u32) -> Option<&OriginSet> {
+        self.origins.get(&cookie)
     }
 
     /// The number of a set that has one.
+    #[cfg(any(test, feature = "test-util"))]
     pub(crate) fn number(&self, origins: &OriginSet) -> Option<u32> {
         self.numbers.get(origins).copied()
     }

@@ -24,7 +24,7 @@ pub(crate) struct Desired {
     pub(crate) namespaces: BTreeMap<String, Arc<Namespace>>,
     pub(crate) nodes: BTreeMap<String, Arc<Node>>,
     pub(crate) pods: BTreeMap<PodKey, Arc<Pod>>,
-    pub(crate) policies: BTreeMap<PolicyRef, PolicyObject>,
+    pub(crate) policies: BTreeMap<PolicyRef, Arc<PolicyObject>>,
     /// Documents that are not in force.
     pub(crate) refused: Vec<Refused>,
     /// Documents of kinds that are not used here, and what else should be known.
@@ -32,6 +32,13 @@ pub(crate) struct Desired {
 }
 
 impl Desired {
+    /// Whether namespaces, nodes and pods are the very ones of the other state.
+    pub(crate) fn same_cluster(&self, other: &Self) -> bool {
+        same(&self.namespaces, &other.namespaces)
+            && same(&self.nodes, &other.nodes)
+            && same(&self.pods, &other.pods)
+    }
+
     /// The pod of that name.
     pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<Pod>> {
         self.pods.get(&(namespace.to_owned(), name.to_owned()))
@@ -41,6 +48,10 @@ impl Desired {
     pub(crate) fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
         self.namespaces.get(name).map(|namespace| namespace.metadata.labels.clone()).unwrap_or_default()
     }
+}
+
+fn same<K: Eq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
 }
 
 /// A document that is not in force.

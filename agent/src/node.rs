@@ -28,7 +28,7 @@ use specola_datapath::abi::ipcache::IpInfo;
 use specola_directory::{DirectoryWriter, Held, LINGER};
 use specola_labels::LabelFilter;
 use specola_lifecycle::Drain;
-use specola_policy::{IdentityTable, IpFamilies, Repository, Settings};
+use specola_policy::{Engine, IpFamilies, Settings};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::endpoints::{EndpointRequest, NodeError};
@@ -147,6 +147,23 @@ impl NodeHandle {
     }
 }
 
+/// What the last pass was about, so that the next one does only what is new.
+#[derive(Debug)]
+struct Seen {
+    desired: Option<Arc<Desired>>,
+    contents_version: u64,
+    /// Endpoints or addresses changed since, or something failed.
+    touched: bool,
+    /// What others see of an endpoint changed since.
+    unpublished: bool,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { desired: None, contents_version: 0, touched: true, unpublished: true }
+    }
+}
+
 /// The state of one node.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -163,12 +180,11 @@ pub(crate) struct Node {
     peer_routes: watch::Sender<BTreeMap<IpNet, IpAddr>>,
     flows: HeldFlows,
     filter: LabelFilter,
-    repository: Repository,
-    identities: IdentityTable,
-    /// Grows with each change of `identities`.
-    generation: u64,
+    engine: Engine,
     desired: Arc<Desired>,
-    /// The desired state whose policies the repository has.
+    /// What the last pass was about.
+    seen: Seen,
+    /// The desired state whose policies the engine has.
     taken: Option<Arc<Desired>>,
     contents: Arc<Contents>,
     /// Grows with each new `contents`.
@@ -200,7 +216,7 @@ impl Node {
         let addresses =
             NodeAddresses::new(&settings.internal_ips, parts.ipam.routers(), settings.local_ips.clone());
         Ok(Self {
-            repository: Repository::new(settings.policy.clone()),
+            engine: Engine::new(settings.policy.clone()),
             settings,
             addresses,
             kernel: parts.kernel,
@@ -214,9 +230,8 @@ impl Node {
             peer_routes: parts.peer_routes,
             flows: parts.flows,
             filter: LabelFilter::identity_relevant(),
-            identities: IdentityTable::with_reserved(),
-            generation: 0,
             desired,
+            seen: Seen::default(),
             taken: None,
             contents,
             contents_version: 0,
@@ -264,6 +279,7 @@ impl Node {
         if now != self.addresses {
             tracing::info!(addresses = ?now.all, "the node's addresses changed");
             self.addresses = now;
+            self.touch();
             self.reconcile();
         }
     }

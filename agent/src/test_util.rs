@@ -33,7 +33,7 @@ impl Translator {
         in_force: &MapState,
         new: &EndpointPolicy,
     ) -> anyhow::Result<PolicyUpdate> {
-        Ok(policy_update(slot, Some(in_force), Default::default, new, &mut self.cookies)?)
+        Ok(policy_update(slot, in_force, new, &mut self.cookies)?)
     }
 
     /// The rules that a cookie stands for.

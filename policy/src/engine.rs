@@ -195,6 +195,16 @@ impl Engine {
         })
     }
 
+    /// Number of the subject's policy; grows with each change, also to and from one that does not fit.
+    pub fn version(&self, id: SubjectId) -> u64 {
+        self.state(id).map_or(0, |state| state.version)
+    }
+
+    /// Whether something waits for [`Self::update`].
+    pub fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Policies in force.
     pub fn repository(&self) -> &Repository {
         &self.repository

@@ -76,6 +76,8 @@ pub struct Repository {
     revision: u64,
     policies: BTreeMap<PolicyRef, StoredPolicy>,
     objects: Objects,
+    /// Prefixes that policies name, with how often.
+    prefixes: BTreeMap<IpNet, usize>,
 }
 
 /// A policy with the revision of its last change.
@@ -127,7 +129,13 @@ pub(crate) struct CompiledEntry {
 impl Repository {
     /// An empty repository at revision 1.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, revision: 1, policies: BTreeMap::new(), objects: Objects::default() }
+        Self {
+            settings,
+            revision: 1,
+            policies: BTreeMap::new(),
+            objects: Objects::default(),
+            prefixes: BTreeMap::new(),
+        }
     }
 
     /// Adds a policy or replaces the one of the same name, and returns the revision that holds it.
@@ -142,14 +150,18 @@ impl Repository {
         }
         self.revision += 1;
         let rules = compile_object(&object, self.revision, &self.settings, &self.objects);
-        self.policies
-            .insert(object.reference.clone(), StoredPolicy { object, revision: self.revision, rules });
+        self.count_prefixes(&object, true);
+        let stored = StoredPolicy { object, revision: self.revision, rules };
+        if let Some(old) = self.policies.insert(stored.object.reference.clone(), stored) {
+            self.count_prefixes(&old.object, false);
+        }
         self.revision
     }
 
     /// Removes a policy and returns the new revision; none when it was not there.
     pub fn remove(&mut self, reference: &PolicyRef) -> Option<u64> {
-        self.policies.remove(reference)?;
+        let old = self.policies.remove(reference)?;
+        self.count_prefixes(&old.object, false);
         self.revision += 1;
         Some(self.revision)
     }
@@ -229,7 +241,19 @@ impl Repository {
     /// [`crate::cidr_identity_labels`]) before the policies are enforced. Prefixes of length 0 are left out: they are
     /// the world.
     pub fn prefixes(&self) -> BTreeSet<IpNet> {
-        self.peers()
+        self.prefixes.keys().copied().collect()
+    }
+
+    /// Whether some policy names the prefix.
+    pub fn names_prefix(&self, prefix: &IpNet) -> bool {
+        self.prefixes.contains_key(prefix)
+    }
+
+    /// What [`Self::prefixes`] would have more if the policy were in force.
+    pub fn prefixes_of(&self, object: &PolicyObject) -> BTreeSet<IpNet> {
+        let entries = object.rules.iter().flat_map(|rule| &rule.entries);
+        entries
+            .flat_map(|entry| &entry.peers)
             .flat_map(|peer| peer_prefixes(peer, &self.objects))
             .filter(|prefix| prefix.prefix_len() > 0)
             .collect()
@@ -258,11 +282,30 @@ impl Repository {
     fn objects_changed(&mut self, changed: bool) -> u64 {
         if changed {
             self.revision += 1;
+            self.prefixes = self.count_all_prefixes();
             for stored in self.policies.values_mut().filter(|stored| stored.object.refers_to_objects()) {
                 stored.rules = compile_object(&stored.object, stored.revision, &self.settings, &self.objects);
             }
         }
         self.revision
+    }
+
+    fn count_prefixes(&mut self, object: &PolicyObject, more: bool) {
+        for prefix in self.prefixes_of(object) {
+            let count = self.prefixes.entry(prefix).or_default();
+            *count = if more { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.prefixes.remove(&prefix);
+            }
+        }
+    }
+
+    fn count_all_prefixes(&self) -> BTreeMap<IpNet, usize> {
+        let mut counts = BTreeMap::new();
+        for prefix in self.iter().flat_map(|stored| self.prefixes_of(&stored.object)) {
+            *counts.entry(prefix).or_default() += 1;
+        }
+        counts
     }
 
     /// Rules that select the subject.

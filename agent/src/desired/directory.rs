@@ -108,7 +108,7 @@ fn insert(desired: &mut Desired, located: &Located) {
         Object::Namespace(name, object) => drop(desired.namespaces.insert(name, object)),
         Object::Node(name, object) => drop(desired.nodes.insert(name, object)),
         Object::Pod(key, object) => drop(desired.pods.insert(key, object)),
-        Object::Policy(reference, object) => drop(desired.policies.insert(reference, *object)),
+        Object::Policy(reference, object) => drop(desired.policies.insert(reference, object)),
     }
 }
 

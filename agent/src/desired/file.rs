@@ -36,7 +36,7 @@ pub(super) enum Object {
     Namespace(String, Arc<Namespace>),
     Node(String, Arc<Node>),
     Pod(PodKey, Arc<Pod>),
-    Policy(PolicyRef, Box<PolicyObject>),
+    Policy(PolicyRef, Arc<PolicyObject>),
 }
 
 /// An object with the line of its document.
@@ -197,7 +197,7 @@ fn read_policy(file: &str, document: &Document) -> Result<Option<Object>, (u32, 
     }
     Ok(parsed.objects.pop().map(|mut object| {
         object.line = document.line;
-        Object::Policy(object.reference.clone(), Box::new(object))
+        Object::Policy(object.reference.clone(), Arc::new(object))
     }))
 }
 

@@ -93,6 +93,7 @@ impl Node {
             self.forget_policy(id);
         }
         self.enter_kernel(id, link.host_ifindex).map_err(NodeError::Kernel)?;
+        self.touch();
         self.reconcile();
         Ok(())
     }
@@ -121,7 +122,11 @@ impl Node {
         endpoint.become_state(State::Disconnecting);
         let (id, slot, ifindex) = (endpoint.file.id, endpoint.file.slot, endpoint.ifindex);
         let host_ifname = endpoint.file.host_ifname.clone();
+        if let Some(subject) = endpoint.subject.take() {
+            self.engine.drop_subject(subject);
+        }
         // Addresses first: nobody sends to a slot that is being emptied.
+        self.touch();
         self.reconcile();
         self.kernel.remove_endpoint(slot).map_err(NodeError::Kernel)?;
         if ifindex != 0 {
@@ -243,7 +248,6 @@ impl Node {
     fn forget_policy(&mut self, id: u16) {
         if let Some(endpoint) = self.endpoints.get_mut(&id) {
             endpoint.realized = None;
-            endpoint.made_from = None;
         }
     }
 

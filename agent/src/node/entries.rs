@@ -8,9 +8,12 @@ use specola_datapath::abi::policy::{
     FULL_PREFIX_STATIC, PREFIX_PROTO, PolicyKey, PolicyValue, VALUE_AUDIT, VALUE_BY_DEFAULT, VALUE_DENY,
     VALUE_PLEN_SHIFT,
 };
-use specola_policy::{EndpointPolicy, Entry, Key, MapState};
+#[cfg(feature = "test-util")]
+use specola_policy::EndpointPolicy;
+use specola_policy::{Diff, Entry, Key, MapState, OriginSet, SubjectPolicy};
 
-use crate::cookie::{CookieError, CookieTable};
+use super::life::Realized;
+use crate::cookie::{CookieError, CookieTable, NO_COOKIE};
 
 /// The kernel's form of a key.
 pub(super) fn kernel_key(key: &Key) -> PolicyKey {
@@ -24,6 +27,18 @@ pub(super) fn kernel_key(key: &Key) -> PolicyKey {
         egress: u8::from(key.egress),
         proto: key.proto,
         dport_be: key.port.to_be(),
+    }
+}
+
+/// The engine's form of a kernel key.
+pub(super) fn engine_key(key: &PolicyKey) -> Key {
+    let port_bits = u8::try_from(key.prefix_len.saturating_sub(PREFIX_PROTO)).unwrap_or(u8::MAX);
+    Key {
+        identity: key.identity,
+        egress: key.egress != 0,
+        proto: key.proto,
+        port: u16::from_be(key.dport_be),
+        port_bits,
     }
 }
 
@@ -42,33 +57,86 @@ fn kernel_value(key: &Key, entry: &Entry, cookie: u32) -> PolicyValue {
     }
 }
 
-/// What turns the policy in force (`old`, or the kernel's entries after a restart) into `new`.
+/// A change of one endpoint's policy, and what is enforced then.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) update: PolicyUpdate,
+    pub(super) realized: Realized,
+}
+
+/// What turns the policy in force into a subject's present one: the difference from the version that is in force, or
+/// all of it against the kernel's entries.
+pub(super) fn follow(
+    slot: u16,
+    diff: Option<&Diff>,
+    in_kernel: impl FnOnce() -> HashMap<PolicyKey, PolicyValue>,
+    policy: SubjectPolicy<'_>,
+    realized: Realized,
+    cookies: &mut CookieTable,
+) -> Result<Step, CookieError> {
+    let (upserts, deletes) = match diff {
+        Some(diff) => kernel_diff(diff, cookies)?,
+        None => kernel_difference(&in_kernel(), policy.map(), cookies)?,
+    };
+    let state = state(&realized, cookies)?;
+    Ok(Step { update: PolicyUpdate { slot, upserts, deletes, state }, realized })
+}
+
+/// What removes every entry.
+pub(super) fn close(
+    slot: u16,
+    in_kernel: &HashMap<PolicyKey, PolicyValue>,
+    realized: Realized,
+    cookies: &mut CookieTable,
+) -> Result<Step, CookieError> {
+    let deletes = in_kernel.keys().copied().collect();
+    let state = state(&realized, cookies)?;
+    Ok(Step { update: PolicyUpdate { slot, upserts: Vec::new(), deletes, state }, realized })
+}
+
+fn state(realized: &Realized, cookies: &mut CookieTable) -> Result<PolicyState, CookieError> {
+    let [ingress, egress] = &realized.closed_by;
+    let mut cookie =
+        |names: &Option<OriginSet>| names.as_ref().map_or(Ok(NO_COOKIE), |names| cookies.intern(names));
+    Ok(PolicyState {
+        default_cookie_ingress: cookie(ingress)?,
+        default_cookie_egress: cookie(egress)?,
+        // The kernel has 32 bits of the revision.
+        revision: (realized.revision & u64::from(u32::MAX)) as u32,
+        flags: policy_flags::READY,
+    })
+}
+
+fn kernel_diff(diff: &Diff, cookies: &mut CookieTable) -> Result<Changes, CookieError> {
+    let upserts = diff.upserts.iter().map(|(key, entry)| kernel_entry(key, entry, cookies));
+    Ok((upserts.collect::<Result<_, _>>()?, diff.deletes.iter().map(kernel_key).collect()))
+}
+
+fn kernel_difference(
+    have: &HashMap<PolicyKey, PolicyValue>,
+    want: &MapState,
+    cookies: &mut CookieTable,
+) -> Result<Changes, CookieError> {
+    let want = want.iter().map(|(key, entry)| kernel_entry(key, entry, cookies));
+    Ok(difference(have, &want.collect::<Result<_, _>>()?))
+}
+
+/// What turns one policy into another.
+#[cfg(feature = "test-util")]
 pub(crate) fn update(
     slot: u16,
-    old: Option<&MapState>,
-    in_kernel: impl FnOnce() -> HashMap<PolicyKey, PolicyValue>,
+    old: &MapState,
     new: &EndpointPolicy,
     cookies: &mut CookieTable,
 ) -> Result<PolicyUpdate, CookieError> {
-    let (upserts, deletes) = match old {
-        Some(old) => {
-            let diff = MapState::diff(old, &new.map);
-            let upserts = diff.upserts.iter().map(|(key, entry)| kernel_entry(key, entry, cookies));
-            (upserts.collect::<Result<_, _>>()?, diff.deletes.iter().map(kernel_key).collect())
-        }
-        None => {
-            let wanted = new.map.iter().map(|(key, entry)| kernel_entry(key, entry, cookies));
-            difference(&in_kernel(), &wanted.collect::<Result<HashMap<_, _>, _>>()?)
-        }
-    };
-    let state = PolicyState {
-        default_cookie_ingress: cookies.intern(&new.ingress_selected_by)?,
-        default_cookie_egress: cookies.intern(&new.egress_selected_by)?,
-        // The kernel has 32 bits of the revision.
-        revision: (new.revision & u64::from(u32::MAX)) as u32,
-        flags: policy_flags::READY,
-    };
-    Ok(PolicyUpdate { slot, upserts, deletes, state })
+    let (upserts, deletes) = kernel_diff(&MapState::diff(old, &new.map), cookies)?;
+    let named = |is_closed: bool, names: &OriginSet| is_closed.then(|| names.clone());
+    let closed_by = [
+        named(new.ingress_enforced, &new.ingress_selected_by),
+        named(new.egress_enforced, &new.egress_selected_by),
+    ];
+    let realized = Realized { made_from: None, revision: new.revision, entries: new.map.len(), closed_by };
+    Ok(PolicyUpdate { slot, upserts, deletes, state: state(&realized, cookies)? })
 }
 
 fn kernel_entry(
@@ -135,12 +203,18 @@ mod tests {
         let mut cookies = CookieTable::open(&dir.path().join("cookies")).expect("opens");
         let key = |identity| Key { identity, egress: false, proto: 0, port: 0, port_bits: 0 };
         let map = MapState::from_entries([(key(300), entry(false)), (key(301), entry(false))]);
-        let policy = EndpointPolicy { revision: 5, map, ..EndpointPolicy::default() };
         let (kept, value) = kernel_entry(&key(300), &entry(false), &mut cookies).expect("interns");
         let in_kernel = HashMap::from([(kept, value), (kernel_key(&key(299)), value)]);
-        let update = update(3, None, || in_kernel, &policy, &mut cookies).expect("makes the update");
-        assert_eq!(update.upserts.iter().map(|(key, _)| key.identity).collect::<Vec<_>>(), [301]);
-        assert_eq!(update.deletes.iter().map(|key| key.identity).collect::<Vec<_>>(), [299]);
-        assert_eq!((update.state.revision, update.state.flags), (5, policy_flags::READY));
+        let (upserts, deletes) = kernel_difference(&in_kernel, &map, &mut cookies).expect("interns");
+        assert_eq!(upserts.iter().map(|(key, _)| key.identity).collect::<Vec<_>>(), [301]);
+        assert_eq!(deletes.iter().map(|key| key.identity).collect::<Vec<_>>(), [299]);
+    }
+
+    #[test]
+    fn kernel_keys_are_read_back() {
+        for (proto, port, port_bits) in [(0, 0, 0), (6, 0, 0), (6, 80, 16), (17, 0x1000, 4)] {
+            let key = Key { identity: 300, egress: true, proto, port, port_bits };
+            assert_eq!(engine_key(&kernel_key(&key)), key);
+        }
     }
 }

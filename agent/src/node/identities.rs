@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use specola_datapath::abi::proto;
 use specola_labels::{Label, LabelFilter, LabelSet, NumericIdentity, PodLabels};
-use specola_policy::{NamedPorts, Repository, cidr_identity_labels};
+use specola_policy::{NamedPorts, cidr_identity_labels};
 
 use super::life::Endpoint;
 use super::{Node, NodeSettings};
@@ -44,20 +44,19 @@ impl Node {
     pub(super) fn learn_identities(&mut self) {
         let (known, mut ports) = self.cluster_identities();
         let gone: Vec<NumericIdentity> = self
-            .identities
+            .engine
+            .identities()
             .iter()
             .map(|(identity, _)| identity)
             .filter(|identity| CLUSTER.contains(&identity.0) && !known.contains_key(identity))
             .collect();
-        let mut changed = false;
         for identity in gone {
-            changed |= self.identities.remove(identity);
+            self.engine.remove_identity(identity);
         }
         for (identity, labels) in known {
-            changed |= self.identities.insert(identity, labels);
-            changed |= self.identities.set_named_ports(identity, ports.remove(&identity).unwrap_or_default());
+            self.engine.insert_identity(identity, labels);
+            self.engine.set_named_ports(identity, ports.remove(&identity).unwrap_or_default());
         }
-        self.generation += u64::from(changed);
     }
 
     /// Labels and named ports by identity: from the store, from other nodes' endpoints, from this node's.
@@ -85,29 +84,25 @@ impl Node {
         (known, ports)
     }
 
-    /// Gives every prefix of the policies in force and of the desired ones an identity.
-    pub(super) fn allocate_prefixes(&mut self) -> anyhow::Result<()> {
+    /// Gives every prefix of the policies in force and of the desired ones an identity. Returns whether some had none.
+    pub(super) fn allocate_prefixes(&mut self) -> anyhow::Result<bool> {
         if !self.has_new_policies() {
-            return self.know_prefixes(&self.repository.prefixes());
+            return Ok(false);
         }
-        let mut scratch = Repository::new(self.settings.policy.clone());
-        for policy in self.desired.policies.values() {
-            scratch.upsert(policy.clone());
-        }
-        let mut prefixes = self.repository.prefixes();
-        prefixes.extend(scratch.prefixes());
-        self.know_prefixes(&prefixes)
-    }
-
-    fn know_prefixes(&mut self, prefixes: &BTreeSet<IpNet>) -> anyhow::Result<()> {
-        self.local_identities.ensure(prefixes)?;
+        let repository = self.engine.repository();
+        let new = self.new_policies();
+        let prefixes: BTreeSet<IpNet> =
+            new.iter().flat_map(|policy| repository.prefixes_of(policy)).collect();
+        self.local_identities.ensure(&prefixes)?;
         let families = self.settings.families();
-        let mut changed = false;
+        let mut allocated = false;
+        // Those of an earlier process are in the kernel's tables, too.
         for (prefix, identity) in self.local_identities.iter() {
-            changed |= self.identities.insert(identity, cidr_identity_labels(prefix, families));
+            if self.engine.identities().labels(identity).is_none() {
+                allocated |= self.engine.insert_identity(identity, cidr_identity_labels(prefix, families));
+            }
         }
-        self.generation += u64::from(changed);
-        Ok(())
+        Ok(allocated)
     }
 }
 
@@ -151,7 +146,6 @@ fn assign(
     tracing::info!(endpoint = endpoint.file.id, pod = %endpoint.pod(), identity = number, "identity");
     endpoint.file.identity = number;
     endpoint.labels = labels;
-    endpoint.made_from = None;
     Ok(endpoint.file.save(&settings.endpoints_dir)?)
 }
 

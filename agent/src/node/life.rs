@@ -1,10 +1,12 @@
 //! One endpoint as the node thread knows it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use specola_labels::LabelSet;
-use specola_policy::EndpointPolicy;
+use specola_policy::{OriginSet, SubjectId, SubjectPolicy};
 
+use crate::desired::Pod;
 use crate::endpoint::{EndpointFile, State};
 use crate::store::CiliumEndpoint;
 
@@ -24,13 +26,46 @@ pub(super) struct Endpoint {
     /// Identity that the kernel's record has.
     pub(super) recorded: u32,
     /// The policy that the kernel enforces; none before the first, and after a restart.
-    pub(super) realized: Option<EndpointPolicy>,
-    /// Repository revision and generation of identities that `realized` was made from.
-    pub(super) made_from: Option<(u64, u64)>,
-    /// The same for the last policy that did not fit.
-    pub(super) overflowed: Option<(u64, u64)>,
+    pub(super) realized: Option<Realized>,
+    /// The engine's number for endpoints like this one.
+    pub(super) subject: Option<SubjectId>,
+    /// Labels and pod that `subject` was made from.
+    pub(super) subject_of: (LabelSet, Option<Arc<Pod>>),
+    /// The last policy that did not fit.
+    pub(super) overflowed: Option<Made>,
     /// What was written to the store, and the version of the contents that were known then.
     pub(super) published: Option<(CiliumEndpoint, u64)>,
+}
+
+/// A subject of the engine and the version of its policy.
+pub(super) type Made = (SubjectId, u64);
+
+/// A policy that the kernel enforces. Its entries are in the kernel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Realized {
+    /// None: closed because the policies do not fit.
+    pub(super) made_from: Option<Made>,
+    /// Revision of the policies of its last change.
+    pub(super) revision: u64,
+    pub(super) entries: usize,
+    /// What drops packets without an entry, incoming and outgoing; none when they pass.
+    pub(super) closed_by: [Option<OriginSet>; 2],
+}
+
+impl Realized {
+    pub(super) fn of(subject: SubjectId, policy: SubjectPolicy<'_>) -> Self {
+        Self {
+            made_from: Some((subject, policy.version())),
+            revision: policy.revision(),
+            entries: policy.map().len(),
+            closed_by: [policy.closed_by(false), policy.closed_by(true)],
+        }
+    }
+
+    /// Whether packets of the direction without an entry drop.
+    pub(super) fn enforces(&self, egress: bool) -> bool {
+        self.closed_by[usize::from(egress)].is_some()
+    }
 }
 
 impl Endpoint {
@@ -44,7 +79,8 @@ impl Endpoint {
             old_programs: false,
             recorded: 0,
             realized: None,
-            made_from: None,
+            subject: None,
+            subject_of: (LabelSet::empty(), None),
             overflowed: None,
             published: None,
         }

@@ -21,6 +21,7 @@ use crate::store::{
 impl Node {
     /// Everything that others see, after a pass.
     pub(super) fn publish(&mut self) {
+        self.seen.unpublished = false;
         self.publish_directory();
         let result = self.publish_store();
         self.note_store(result);
@@ -36,7 +37,7 @@ impl Node {
     pub(super) fn publish_directory(&mut self) {
         let ips = self.ip_metas();
         let endpoints = self.endpoint_metas();
-        let result = self.feed.publish(&self.identities, ips, endpoints);
+        let result = self.feed.publish(self.engine.identities(), ips, endpoints);
         self.warnings.set("directory", result.err().map(|error| error.to_string()));
     }
 
@@ -47,8 +48,9 @@ impl Node {
             *states.entry(endpoint.state).or_default() += 1;
         }
         self.metrics.endpoints(&states);
-        self.metrics.revision(self.repository.revision(), self.repository.len());
-        self.metrics.identities(self.identities.len());
+        let repository = self.engine.repository();
+        self.metrics.revision(repository.revision(), repository.len());
+        self.metrics.identities(self.engine.identities().len());
         for (family, used, capacity) in self.ipam.usage() {
             self.metrics.addresses(family, used, capacity);
         }
@@ -101,7 +103,7 @@ impl Node {
             identity,
             namespace: namespace.to_owned(),
             pod_name: name.to_owned(),
-            labels: self.identities.labels(identity).cloned().unwrap_or_default(),
+            labels: self.engine.identities().labels(identity).cloned().unwrap_or_default(),
             workloads: workload.into_iter().map(|(kind, name)| Workload { name, kind }).collect(),
             cluster_name: self.settings.cluster_name.clone(),
         }
@@ -156,10 +158,8 @@ impl Node {
         };
         let pod = self.desired.pod(&file.pod_namespace, &file.pod_name);
         let ports = pod.into_iter().flat_map(|pod| pod.named_ports());
-        let enforcing = |egress: bool| {
-            let policy = endpoint.realized.as_ref();
-            policy.is_some_and(|policy| if egress { policy.egress_enforced } else { policy.ingress_enforced })
-        };
+        let enforcing =
+            |egress: bool| endpoint.realized.as_ref().is_some_and(|realized| realized.enforces(egress));
         let mut status = EndpointStatus {
             id: file.id,
             identity: EndpointIdentity { id: file.identity, labels: endpoint.labels.to_strings() },

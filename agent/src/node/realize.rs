@@ -1,25 +1,32 @@
 //! From policies and identities to what the kernel enforces for each endpoint.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use specola_datapath::PolicyUpdate;
-use specola_policy::{EndpointPolicy, NamedPorts, Origin, ResolveError, Subject, resolve};
+use specola_labels::LabelSet;
+use specola_policy::{NamedPorts, Origin, ResolveError, Subject};
 
+use super::Node;
 use super::endpoints::record;
+use super::entries::{self, Step};
 use super::identities::add_ports;
-use super::{Node, entries};
+use super::life::{Endpoint, Made, Realized};
 use crate::config::PolicyOverflow;
+use crate::desired::Pod;
 use crate::endpoint::State;
 
 impl Node {
-    /// Computes every endpoint's policy and writes what changed. Returns whether the kernel now enforces all of it.
+    /// Computes what changes concern and writes what is other than the kernel has. Returns whether the kernel now
+    /// enforces all of it.
     pub(super) fn realize(&mut self) -> bool {
-        let mut complete = true;
-        let mut updates: Vec<(u16, EndpointPolicy, PolicyUpdate)> = Vec::new();
+        let mut complete = self.follow_subjects();
+        self.engine.update();
+        let mut steps: Vec<(u16, Step)> = Vec::new();
         let ids: Vec<u16> = self.endpoints.keys().copied().collect();
         for id in ids {
-            match self.policy_update(id) {
-                Ok(Some((policy, update))) => updates.push((id, policy, update)),
+            match self.step(id) {
+                Ok(Some(step)) => steps.push((id, step)),
                 Ok(None) => {}
                 Err(error) => {
                     complete = false;
@@ -27,99 +34,129 @@ impl Node {
                 }
             }
         }
-        let complete = complete & self.apply(updates);
+        let complete = complete & self.apply(steps);
         complete && self.endpoints.values().all(|endpoint| endpoint.overflowed.is_none())
     }
 
-    /// The policy of an endpoint with the change that realizes it; none when there is nothing to do.
-    fn policy_update(&mut self, id: u16) -> anyhow::Result<Option<(EndpointPolicy, PolicyUpdate)>> {
+    /// Gives the engine's number to every endpoint that can have a policy. Returns whether all have one.
+    fn follow_subjects(&mut self) -> bool {
+        let mut unlabelled = Vec::new();
+        for (id, endpoint) in self.endpoints.iter_mut().filter(|(_, endpoint)| takes_policy(endpoint)) {
+            if endpoint.labels.is_empty() {
+                unlabelled.push(*id);
+                continue;
+            }
+            let pod = self.desired.pod(&endpoint.file.pod_namespace, &endpoint.file.pod_name);
+            let (labels, old_pod) = &endpoint.subject_of;
+            let same_pod = match (old_pod, pod) {
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                (old, new) => old.is_none() && new.is_none(),
+            };
+            if endpoint.subject.is_some() && same_pod && *labels == endpoint.labels {
+                continue;
+            }
+            let namespace = &endpoint.file.pod_namespace;
+            let subject = self.engine.add_subject(subject(&endpoint.labels, namespace, pod));
+            if let Some(old) = endpoint.subject.replace(subject) {
+                self.engine.drop_subject(old);
+            }
+            endpoint.subject_of = (endpoint.labels.clone(), pod.cloned());
+        }
+        for id in &unlabelled {
+            let identity = self.endpoints.get(id).map_or(0, |endpoint| endpoint.file.identity);
+            self.not_realized(
+                *id,
+                &anyhow::anyhow!("the labels of identity {identity} are not in the store"),
+            );
+        }
+        unlabelled.is_empty()
+    }
+
+    /// The change that realizes an endpoint's policy; none when there is nothing to do.
+    fn step(&mut self, id: u16) -> anyhow::Result<Option<Step>> {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return Ok(None) };
-        if !endpoint.is_attached() || endpoint.file.identity == 0 || endpoint.state == State::Invalid {
+        let Some(subject) = endpoint.subject.filter(|_| takes_policy(endpoint)) else { return Ok(None) };
+        let made = (subject, self.engine.version(subject));
+        let in_force = endpoint.realized.as_ref().and_then(|realized| realized.made_from);
+        if in_force == Some(made) && endpoint.state == State::Ready {
             return Ok(None);
         }
-        let made_from = (self.repository.revision(), self.generation);
-        if endpoint.made_from == Some(made_from) && endpoint.state == State::Ready {
-            return Ok(None);
-        }
-        let is_kept = self.settings.overflow == PolicyOverflow::Keep;
-        let closed = closed(made_from.0);
-        if endpoint.overflowed == Some(made_from) && (is_kept || endpoint.realized.as_ref() == Some(&closed))
-        {
-            // Neither the policies nor the identities are others: they do not fit this time either.
-            return Ok(None);
-        }
-        if endpoint.labels.is_empty() {
-            anyhow::bail!("the labels of identity {} are not in the store", endpoint.file.identity);
-        }
-        let pod = self.desired.pod(&endpoint.file.pod_namespace, &endpoint.file.pod_name);
-        let mut named_ports = NamedPorts::new();
-        let own = pod.into_iter().flat_map(|pod| pod.named_ports());
-        add_ports(&mut named_ports, own.map(|(name, p, n)| (name, p.to_owned(), n)));
-        let subject = Subject {
-            labels: endpoint.labels.clone(),
-            namespace: endpoint.file.pod_namespace.clone(),
-            named_ports,
-            is_host: false,
-        };
         if matches!(endpoint.state, State::WaitingForIdentity | State::Restoring) {
             endpoint.become_state(State::NotReady);
         }
-        let policy = match resolve(&self.repository, &subject, &self.identities) {
-            Ok(policy) => {
-                endpoint.overflowed = None;
-                policy
+        let (slot, kernel) = (endpoint.file.slot, &self.kernel);
+        let policy = match self.engine.policy(subject) {
+            Some(Ok(policy)) => policy,
+            Some(Err(error @ ResolveError::TooManyEntries { .. })) => {
+                let error = error.clone();
+                return self.overflow(id, made, &error);
             }
-            Err(error @ ResolveError::TooManyEntries { .. }) => {
-                endpoint.overflowed = Some(made_from);
-                endpoint.made_from = None;
-                endpoint.conditions.clear();
-                endpoint.condition(format!("policy revision {} is not realized: {error}", made_from.0));
-                endpoint.become_state(State::NotReady);
-                self.metrics.policy_overflowed();
-                if is_kept {
-                    return Ok(None);
-                }
-                closed
-            }
-            Err(error) => return Err(error.into()),
+            Some(Err(error)) => return Err(error.clone().into()),
+            None => return Ok(None),
         };
-        endpoint.made_from = None;
-        let is_whole = endpoint.overflowed.is_none();
-        if endpoint.realized.as_ref() == Some(&policy) && (endpoint.state == State::Ready || !is_whole) {
-            endpoint.made_from = is_whole.then_some(made_from);
+        endpoint.overflowed = None;
+        let diff = match in_force {
+            Some((known, version)) if known == subject => policy.diff_from(version),
+            _ => None,
+        };
+        let realized = Realized::of(subject, policy);
+        let step = entries::follow(slot, diff, || kernel.policy(slot), policy, realized, &mut self.cookies)?;
+        endpoint.become_state(State::WaitingToRegenerate);
+        Ok(Some(step))
+    }
+
+    /// The policy needs more entries than the kernel's map has: the last one stays, or everything is closed.
+    fn overflow(&mut self, id: u16, made: Made, error: &ResolveError) -> anyhow::Result<Option<Step>> {
+        let revision = self.engine.repository().revision();
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return Ok(None) };
+        let is_kept = self.settings.overflow == PolicyOverflow::Keep;
+        let is_closed = endpoint.realized.as_ref().is_some_and(|realized| realized.made_from.is_none());
+        if endpoint.overflowed == Some(made) && (is_kept || is_closed) {
+            // Neither the policies nor the identities are others: they do not fit this time either.
             return Ok(None);
         }
-        let (slot, kernel) = (endpoint.file.slot, &self.kernel);
-        let old = endpoint.realized.as_ref().map(|policy| &policy.map);
-        let update = entries::update(slot, old, || kernel.policy(slot), &policy, &mut self.cookies)?;
+        endpoint.overflowed = Some(made);
+        endpoint.conditions.clear();
+        endpoint.condition(format!("policy revision {revision} is not realized: {error}"));
+        endpoint.become_state(State::NotReady);
+        self.metrics.policy_overflowed();
+        self.seen.unpublished = true;
+        if is_kept || is_closed {
+            return Ok(None);
+        }
+        let slot = endpoint.file.slot;
+        let step = entries::close(slot, &self.kernel.policy(slot), closed(revision), &mut self.cookies)?;
         endpoint.become_state(State::WaitingToRegenerate);
-        Ok(Some((policy, update)))
+        Ok(Some(step))
     }
 
     /// Cookies to disk and into the directory, then the kernel.
-    fn apply(&mut self, updates: Vec<(u16, EndpointPolicy, PolicyUpdate)>) -> bool {
-        if updates.is_empty() {
+    fn apply(&mut self, steps: Vec<(u16, Step)>) -> bool {
+        if steps.is_empty() {
             return true;
         }
         if let Err(error) = self.publish_cookies() {
-            for (id, ..) in &updates {
+            for (id, ..) in &steps {
                 self.not_realized(*id, &error);
             }
             return false;
         }
-        for (id, ..) in &updates {
-            if let Some(endpoint) = self.endpoints.get_mut(id) {
+        let mut updates: Vec<PolicyUpdate> = Vec::new();
+        let mut realized: Vec<(u16, Realized)> = Vec::new();
+        for (id, step) in steps {
+            if let Some(endpoint) = self.endpoints.get_mut(&id) {
                 endpoint.become_state(State::Regenerating);
             }
+            updates.push(step.update);
+            realized.push((id, step.realized));
         }
-        let changes: Vec<PolicyUpdate> = updates.iter().map(|(_, _, update)| update.clone()).collect();
         let started = Instant::now();
-        let results = self.kernel.apply_policies(&changes);
-        self.metrics.policy_applied(started.elapsed(), changes.len());
+        let results = self.kernel.apply_policies(&updates);
+        self.metrics.policy_applied(started.elapsed(), updates.len());
         let mut complete = true;
-        for ((id, policy, _), result) in updates.into_iter().zip(results) {
+        for ((id, realized), result) in realized.into_iter().zip(results) {
             match result {
-                Ok(()) => self.realized(id, policy),
+                Ok(()) => self.realized(id, realized),
                 Err(error) => {
                     complete = false;
                     self.not_realized(id, &error);
@@ -158,17 +195,19 @@ impl Node {
         Ok(self.feed.cookies(new.iter().map(|(cookie, origins)| (*cookie, origins)))?)
     }
 
-    fn realized(&mut self, id: u16, policy: EndpointPolicy) {
+    fn realized(&mut self, id: u16, realized: Realized) {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        let (revision, entries) = (realized.revision, realized.entries);
+        let enforces = |realized: &Realized| [realized.enforces(false), realized.enforces(true)];
+        let before = endpoint.realized.as_ref().map(enforces);
+        self.seen.unpublished |= before != Some(enforces(&realized)) || !endpoint.conditions.is_empty();
         let first = endpoint.realized.is_none();
-        let (revision, entries) = (policy.revision, policy.map.len());
-        endpoint.realized = Some(policy);
+        endpoint.realized = Some(realized);
         if endpoint.overflowed.is_some() {
             // Closed because its policies do not fit; the condition says so.
             endpoint.become_state(State::NotReady);
             return;
         }
-        endpoint.made_from = Some((revision, self.generation));
         endpoint.conditions.clear();
         endpoint.become_state(State::Ready);
         if first {
@@ -178,25 +217,30 @@ impl Node {
 
     fn not_realized(&mut self, id: u16, error: &anyhow::Error) {
         self.retry = true;
+        self.seen.unpublished = true;
         self.metrics.regeneration_failed();
+        let revision = self.engine.repository().revision();
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
-        endpoint
-            .condition(format!("policy revision {} is not realized: {error:#}", self.repository.revision()));
+        endpoint.condition(format!("policy revision {revision} is not realized: {error:#}"));
         if endpoint.state == State::Regenerating {
             endpoint.become_state(State::NotReady);
         }
     }
 }
 
+fn takes_policy(endpoint: &Endpoint) -> bool {
+    endpoint.is_attached() && endpoint.file.identity != 0 && endpoint.state != State::Invalid
+}
+
+fn subject(labels: &LabelSet, namespace: &str, pod: Option<&Arc<Pod>>) -> Subject {
+    let mut named_ports = NamedPorts::new();
+    let own = pod.into_iter().flat_map(|pod| pod.named_ports());
+    add_ports(&mut named_ports, own.map(|(name, p, n)| (name, p.to_owned(), n)));
+    Subject { labels: labels.clone(), namespace: namespace.to_owned(), named_ports, is_host: false }
+}
+
 /// What an endpoint enforces that is to pass nothing.
-fn closed(revision: u64) -> EndpointPolicy {
-    let nothing = |egress| std::iter::once(Origin::deny_any(egress)).collect();
-    EndpointPolicy {
-        revision,
-        ingress_enforced: true,
-        egress_enforced: true,
-        ingress_selected_by: nothing(false),
-        egress_selected_by: nothing(true),
-        ..EndpointPolicy::default()
-    }
+fn closed(revision: u64) -> Realized {
+    let nothing = |egress| Some(std::iter::once(Origin::deny_any(egress)).collect());
+    Realized { made_from: None, revision, entries: 0, closed_by: [nothing(false), nothing(true)] }
 }

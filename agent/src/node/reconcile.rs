@@ -18,7 +18,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 use specola_datapath::abi::ipcache::IpInfo;
 use specola_labels::NumericIdentity;
-use specola_policy::PolicyRef;
+use specola_policy::{PolicyObject, PolicyRef};
 
 use super::Node;
 use super::endpoints::record;
@@ -29,23 +29,32 @@ impl Node {
     pub(super) fn reconcile(&mut self) {
         let started = Instant::now();
         self.retry = false;
-        self.assign_identities();
-        let generation = self.generation;
-        self.learn_identities();
-        if let Err(error) = self.allocate_prefixes() {
-            // Without identities for their prefixes the new policies must not come into force.
-            self.fail("identities", &error);
-            self.publish();
-            return self.finish(started);
+        let is_new = self.see();
+        if is_new {
+            self.assign_identities();
+            self.learn_identities();
         }
+        let allocated = self.allocate_prefixes();
+        // Without identities for their prefixes the new policies must not come into force.
+        let allocated = match allocated {
+            Ok(allocated) => allocated,
+            Err(error) => {
+                self.fail("identities", &error);
+                self.publish();
+                return self.finish(started);
+            }
+        };
         self.warnings.set("identities", None);
-        self.publish_directory();
-        let wanted = self.wanted_ips();
-        let changes = self.upserts(&wanted);
-        if self.generation != generation && !changes.is_empty() {
+        let mut wanted = None;
+        if is_new || allocated {
+            self.publish_directory();
+            wanted = Some(self.wanted_ips());
+        }
+        let changes = wanted.as_ref().map(|wanted| self.upserts(wanted)).unwrap_or_default();
+        if self.engine.is_pending() && !changes.is_empty() {
             self.realize();
         }
-        let addresses_known = self.refresh_records() & self.upsert_ips(changes);
+        let addresses_known = (!is_new || self.refresh_records()) & self.upsert_ips(changes);
         if addresses_known {
             self.take_policies();
         }
@@ -55,39 +64,68 @@ impl Node {
             self.note_as("takeover", result);
         }
         if realized {
-            let result = self.forget_stale(&wanted);
+            let result = self.forget_stale(wanted);
             self.note_as("ipcache", result);
         }
-        self.publish();
+        if is_new || allocated || self.seen.unpublished || self.retry {
+            self.publish();
+        }
         self.finish(started);
+    }
+
+    /// The next pass looks at everything again.
+    pub(super) fn touch(&mut self) {
+        self.seen.touched = true;
+    }
+
+    /// Whether there is more to do than to follow policies.
+    fn see(&mut self) -> bool {
+        let same_cluster =
+            self.seen.desired.as_ref().is_some_and(|desired| desired.same_cluster(&self.desired));
+        let same_contents = self.seen.contents_version == self.contents_version;
+        let touched = std::mem::take(&mut self.seen.touched);
+        self.seen.desired = Some(Arc::clone(&self.desired));
+        self.seen.contents_version = self.contents_version;
+        touched || !same_cluster || !same_contents
     }
 
     pub(super) fn has_new_policies(&self) -> bool {
         self.taken.as_ref().is_none_or(|taken| !Arc::ptr_eq(taken, &self.desired))
     }
 
-    /// Makes the repository equal to the desired policies.
+    /// Desired policies that the engine does not have as they are.
+    pub(super) fn new_policies(&self) -> Vec<Arc<PolicyObject>> {
+        let is_taken = |(reference, policy): &(&PolicyRef, &Arc<PolicyObject>)| {
+            let taken = self.taken.as_ref().and_then(|taken| taken.policies.get(*reference));
+            taken.is_some_and(|taken| Arc::ptr_eq(taken, policy))
+        };
+        let new = self.desired.policies.iter().filter(|policy| !is_taken(policy));
+        new.map(|(_, policy)| Arc::clone(policy)).collect()
+    }
+
+    /// Makes the engine's policies equal to the desired ones.
     fn take_policies(&mut self) {
         if !self.has_new_policies() {
             return;
         }
-        let gone: Vec<PolicyRef> = self
-            .repository
+        let repository = self.engine.repository();
+        let before = repository.revision();
+        let gone: Vec<PolicyRef> = repository
             .iter()
-            .map(|stored| stored.object().reference.clone())
+            .map(|stored| &stored.object().reference)
             .filter(|reference| !self.desired.policies.contains_key(reference))
+            .cloned()
             .collect();
-        let before = self.repository.revision();
         for reference in gone {
-            self.repository.remove(&reference);
+            self.engine.remove(&reference);
         }
-        for policy in self.desired.policies.values() {
-            self.repository.upsert(policy.clone());
+        for policy in self.new_policies() {
+            self.engine.upsert((*policy).clone());
         }
         self.taken = Some(Arc::clone(&self.desired));
-        let revision = self.repository.revision();
-        if revision != before {
-            tracing::info!(revision, policies = self.repository.len(), "policies changed");
+        let repository = self.engine.repository();
+        if repository.revision() != before {
+            tracing::info!(revision = repository.revision(), policies = repository.len(), "policies changed");
         }
     }
 
@@ -129,10 +167,15 @@ impl Node {
     }
 
     /// Forgets addresses that nobody has, then the identities of prefixes that no policy names.
-    fn forget_stale(&mut self, wanted: &HashMap<IpNet, IpInfo>) -> anyhow::Result<()> {
-        let needed = self.repository.prefixes();
-        let unneeded: BTreeSet<IpNet> =
-            self.local_identities.iter().map(|(prefix, _)| prefix).filter(|p| !needed.contains(p)).collect();
+    fn forget_stale(&mut self, wanted: Option<HashMap<IpNet, IpInfo>>) -> anyhow::Result<()> {
+        let repository = self.engine.repository();
+        let prefixes = self.local_identities.iter().map(|(prefix, _)| prefix);
+        let unneeded: BTreeSet<IpNet> = prefixes.filter(|prefix| !repository.names_prefix(prefix)).collect();
+        let wanted = match wanted {
+            Some(wanted) => wanted,
+            None if unneeded.is_empty() => return Ok(()),
+            None => self.wanted_ips(),
+        };
         // A prefix of a policy may be the address of a pod or node as well: that entry stays.
         let local = |info: &IpInfo| NumericIdentity(info.identity) >= NumericIdentity::LOCAL_MIN;
         let stale: Vec<IpNet> = self
@@ -147,13 +190,15 @@ impl Node {
             self.kernel.remove_ip(prefix)?;
             self.ips.remove(&prefix);
         }
-        let gone = self.local_identities.retain(&needed)?;
-        let mut changed = false;
-        for number in gone {
-            changed |= self.identities.remove(NumericIdentity(number));
+        if unneeded.is_empty() {
+            return Ok(());
         }
-        if changed {
-            self.generation += 1;
+        for number in self.local_identities.retain(&self.engine.repository().prefixes())? {
+            self.engine.remove_identity(NumericIdentity(number));
+        }
+        // Flows of the next pass must not find their names.
+        self.seen.unpublished = true;
+        if self.engine.is_pending() {
             self.realize();
         }
         Ok(())
@@ -176,6 +221,8 @@ impl Node {
     }
 
     fn finish(&mut self, started: Instant) {
+        // What failed may be mended by anything.
+        self.seen.touched |= self.retry;
         self.metrics.reconciled(started.elapsed());
         self.count();
     }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use specola_datapath::abi::event::lane;
+use specola_datapath::abi::policy::PolicyValue;
 use specola_datapath::{LaneBook, PacketCounts};
-use specola_policy::{Entry, Key, Origin, OriginSet, StoredPolicy};
+use specola_policy::{Key, Origin, OriginSet, StoredPolicy};
 use specola_proto::specola::v1 as pb;
 
 use super::Node;
-use super::life::Endpoint;
+use super::entries;
+use super::life::{Endpoint, Realized};
 use crate::desired::Refused;
 use crate::endpoint::State;
 
@@ -51,9 +53,10 @@ impl Node {
         let mut response =
             pb::GetEndpointResponse { endpoint: Some(self.show(endpoint)), ..Default::default() };
         if let Some(policy) = &endpoint.realized {
-            response.policy = policy.map.iter().map(|(key, entry)| self.show_entry(key, entry)).collect();
-            response.ingress_selected_by = show_origins(&policy.ingress_selected_by);
-            response.egress_selected_by = show_origins(&policy.egress_selected_by);
+            response.policy = self.show_entries(endpoint.file.slot);
+            let show = |names: &Option<OriginSet>| names.as_ref().map(show_origins).unwrap_or_default();
+            let [ingress, egress] = &policy.closed_by;
+            (response.ingress_selected_by, response.egress_selected_by) = (show(ingress), show(egress));
         }
         Some(response)
     }
@@ -63,18 +66,18 @@ impl Node {
         let show = |(identity, labels): (specola_labels::NumericIdentity, &specola_labels::LabelSet)| {
             pb::Identity { id: identity.0, labels: labels.to_strings() }
         };
-        self.identities.iter().map(show).collect()
+        self.engine.identities().iter().map(show).collect()
     }
 
     /// Policies in force, all of them or those of a namespace or name.
     pub(crate) fn show_policies(&self, namespace: &str, name: &str) -> pb::GetPolicyResponse {
-        let chosen = self.repository.iter().filter(|stored| {
+        let chosen = self.engine.repository().iter().filter(|stored| {
             let reference = &stored.object().reference;
             (namespace.is_empty() || reference.namespace == namespace)
                 && (name.is_empty() || reference.name == name)
         });
         pb::GetPolicyResponse {
-            revision: self.repository.revision(),
+            revision: self.engine.repository().revision(),
             policies: chosen.map(show_policy).collect(),
             refused: self.desired.refused.iter().map(show_refused).collect(),
         }
@@ -93,11 +96,11 @@ impl Node {
         pb::GetStatusResponse {
             node_name: self.settings.node_name.clone(),
             cluster_name: self.settings.cluster_name.clone(),
-            policy_revision: self.repository.revision(),
+            policy_revision: self.engine.repository().revision(),
             endpoints_total: number(self.endpoints.len()),
             endpoints_ready: number(ready),
-            identities: number(self.identities.len()),
-            policies: number(self.repository.len()),
+            identities: number(self.engine.identities().len()),
+            policies: number(self.engine.repository().len()),
             refused: self.desired.refused.iter().map(show_refused).collect(),
             attach_mode: self.kernel.attach_mode().to_owned(),
             drops: show_packets(&counts.packets),
@@ -127,32 +130,52 @@ impl Node {
             mac: show_mac(file.mac),
             host_ifname: file.host_ifname.clone(),
             slot: file.slot.into(),
-            policy_revision: policy.map_or(0, |policy| policy.revision),
-            ingress_enforced: policy.is_some_and(|policy| policy.ingress_enforced),
-            egress_enforced: policy.is_some_and(|policy| policy.egress_enforced),
+            policy_revision: policy.map_or(0, |policy| self.shown_revision(endpoint, policy)),
+            ingress_enforced: policy.is_some_and(|policy| policy.enforces(false)),
+            egress_enforced: policy.is_some_and(|policy| policy.enforces(true)),
             conditions: endpoint.conditions.iter().cloned().collect(),
-            policy_entries: policy.map_or(0, |policy| number(policy.map.len())),
+            policy_entries: policy.map_or(0, |policy| number(policy.entries)),
             node: self.settings.node_name.clone(),
         }
     }
 
-    fn show_entry(&self, key: &Key, entry: &Entry) -> pb::PolicyEntry {
-        let action = match (entry.deny, entry.redirect) {
+    /// The newest revision that the endpoint enforces: that of all policies, when they ask nothing else of it.
+    fn shown_revision(&self, endpoint: &Endpoint, realized: &Realized) -> u64 {
+        let present = endpoint.subject.map(|subject| (subject, self.engine.version(subject)));
+        let is_present = realized.made_from.is_some() && realized.made_from == present;
+        if is_present && !self.engine.is_pending() {
+            return self.engine.repository().revision();
+        }
+        realized.revision
+    }
+
+    /// What the kernel has for an endpoint, with the names behind the cookies.
+    fn show_entries(&self, slot: u16) -> Vec<pb::PolicyEntry> {
+        let policy = self.kernel.policy(slot);
+        let mut entries: Vec<(Key, PolicyValue)> =
+            policy.iter().map(|(key, value)| (entries::engine_key(key), *value)).collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        entries.iter().map(|(key, value)| self.show_entry(key, value)).collect()
+    }
+
+    fn show_entry(&self, key: &Key, value: &PolicyValue) -> pb::PolicyEntry {
+        let action = match (value.is_deny(), value.proxy_port_be != 0) {
             (true, _) => "deny",
             (false, true) => "redirect",
             (false, false) => "allow",
         };
-        let wildcard = u16::MAX.checked_shr(key.port_bits.into()).unwrap_or(0);
+        let (first, last) = key.ports();
+        let (precedence, cookie) = (value.precedence, value.cookie);
         pb::PolicyEntry {
             direction: if key.egress { "egress" } else { "ingress" }.to_owned(),
             identity: key.identity,
             protocol: key.proto.into(),
-            first_port: key.port.into(),
-            last_port: (key.port | wildcard).into(),
+            first_port: first.into(),
+            last_port: last.into(),
             action: action.to_owned(),
-            precedence: entry.precedence,
-            cookie: self.cookies.number(&entry.origins).unwrap_or_default(),
-            origins: show_origins(&entry.origins),
+            precedence,
+            cookie,
+            origins: self.cookies.origins(cookie).map(show_origins).unwrap_or_default(),
         }
     }
 }
