@@ -44,7 +44,7 @@ test: ## Everything: lints, layers, unit, property, kernel and end-to-end tests 
 
 .PHONY: test-unit
 test-unit: ## Tests that need neither root nor bpf()
-	@xtask/setup.sh build
+	@xtask/setup.sh unit
 	cargo test --locked --workspace --lib --bins
 	cargo test --locked $(addprefix -p ,$(UNPRIVILEGED)) --tests
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building, testing and running Specola needs on Debian 12 (and says so). Quick when nothing is missing.
 #   xtask/setup.sh build    what `make build` needs
+#   xtask/setup.sh unit     also what the tests without root need
 #   xtask/setup.sh test     also what the tests and the demo need
 set -euo pipefail
 
@@ -58,9 +59,22 @@ linker() {
         --no-default-features --features "llvm-$llvm"
 }
 
+# Python packages of the tests, in a virtual environment of their own.
+python_packages() {
+    local list venv=${XDG_CACHE_HOME:-$HOME/.cache}/specola/venv
+    list=$(cd "$(dirname "$0")/.." && pwd)/tests/python/requirements.txt
+    cmp -s "$list" "$venv/installed.txt" && return
+    python3 -c 'import venv, ensurepip' 2>/dev/null || packages python3 python3-venv
+    say "installing with pip into $venv: $(grep -v '^#' "$list" | tr '\n' ' ')"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$list"
+    cp "$list" "$venv/installed.txt"
+}
+
 packages gcc libc6-dev
 need_cargo
 kernel_toolchain
+[ "$wanted" = build ] || python_packages
 if [ "$wanted" = test ]; then
     packages curl iperf3 iproute2 iputils-ping nftables util-linux
 fi

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use specola_datapath::AttachMode;
+use specola_flow_server::TlsFiles;
 use specola_policy::Mode;
 use specola_telemetry::LogFormat;
 
@@ -35,6 +36,8 @@ pub struct AgentConfig {
     /// TCP address of the flow API.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4244")]
     pub observer_listen: SocketAddr,
+    #[command(flatten)]
+    pub tls: ObserverTls,
     /// TCP address of /metrics, /healthz and /readyz.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9965")]
     pub metrics_listen: SocketAddr,
@@ -71,6 +74,49 @@ pub struct AgentConfig {
     /// How long a shutdown may take before tasks are aborted, seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub drain_timeout: Duration,
+}
+
+/// TLS of the flow API's TCP address. The files are read again when they change.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ObserverTls {
+    /// Certificate (PEM) of the flow API's TCP address; without it the port is plaintext.
+    #[arg(long, value_name = "FILE", requires = "observer_tls_key_file")]
+    pub observer_tls_cert_file: Option<PathBuf>,
+    /// Key (PEM) of the certificate.
+    #[arg(long, value_name = "FILE", requires = "observer_tls_cert_file")]
+    pub observer_tls_key_file: Option<PathBuf>,
+    /// Authorities (PEM) of client certificates: clients of the TCP address must have one. Several with commas.
+    #[arg(long, value_name = "FILE", value_delimiter = ',', requires = "observer_tls_cert_file")]
+    pub observer_tls_client_ca_files: Vec<PathBuf>,
+    /// Lowest version of TLS that is accepted.
+    #[arg(long, value_enum, default_value_t = TlsVersion::V1_3, requires = "observer_tls_cert_file")]
+    pub observer_tls_min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[value(name = "1.2")]
+    V1_2,
+    /// TLS 1.3.
+    #[default]
+    #[value(name = "1.3")]
+    V1_3,
+}
+
+impl ObserverTls {
+    /// The files; `None` without a certificate.
+    pub(crate) fn files(&self) -> Option<TlsFiles> {
+        let (certificate, key) =
+            self.observer_tls_cert_file.clone().zip(self.observer_tls_key_file.clone())?;
+        Some(TlsFiles {
+            certificate,
+            key,
+            client_authorities: self.observer_tls_client_ca_files.clone(),
+            allow_tls12: self.observer_tls_min_version == TlsVersion::V1_2,
+        })
+    }
 }
 
 /// How programs are attached.
@@ -178,7 +224,13 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused() {
-        for flags in [["--flow-capacity", "1000"], ["--mtu", "100"], ["--policy-mode", "sometimes"]] {
+        for flags in [
+            ["--flow-capacity", "1000"],
+            ["--mtu", "100"],
+            ["--policy-mode", "sometimes"],
+            ["--observer-tls-cert-file", "x"],
+            ["--observer-tls-min-version", "1.1"],
+        ] {
             let args = ["agent", "--node-name", "n1"].into_iter().chain(flags);
             assert!(Program::try_parse_from(args).is_err(), "{flags:?}");
         }

@@ -11,25 +11,32 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod agent_log;
 mod clock;
+mod connection;
 mod convert;
 mod kernel_loss;
 mod ledger;
 mod metrics;
 mod namespaces;
 mod observer;
+mod peers;
 mod pipeline;
 mod pressure;
 mod serve;
 mod shared;
 mod streams;
+mod tls;
 mod wire;
 
+pub use agent_log::AgentLog;
 pub use clock::Clock;
 pub use convert::BadRecord;
 pub use ledger::{Book, LedgerCounts};
 pub use observer::ObserverService;
+pub use peers::{Peer, PeerService, Peers};
 pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};
 pub use serve::{ListenConfig, Listeners, ServeError};
 pub use shared::{Config, FlowServer, FlowStatus, Wake, flow_server};
 pub use streams::StreamCounts;
+pub use tls::{TlsError, TlsFiles};

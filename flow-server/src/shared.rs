@@ -11,9 +11,11 @@ use specola_ring::{InvalidCapacity, Next, Read, Reader, ring};
 use tokio::sync::watch;
 
 use crate::{
+    agent_log::AgentLog,
     clock::Clock,
     ledger::{Book, Ledger, LedgerCounts, MemoryBook},
     namespaces::Namespaces,
+    peers::Peers,
     pipeline::{AgentEvents, Pipeline},
     pressure::{Pressure, pressure},
     streams::{StreamCounts, Streams},
@@ -95,6 +97,8 @@ pub fn flow_server(
     let (ledger, counts) = Ledger::open(Arc::clone(&config.book), config.taken);
     let shared = Arc::new(Shared {
         started_ns: config.clock.now_ns(),
+        agent_log: AgentLog::new(config.clock.clone()),
+        peers: watch::Sender::default(),
         config,
         directory,
         ring: ring_reader,
@@ -123,6 +127,9 @@ const AGENT_QUEUE: usize = 4096;
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) started_ns: u64,
+    pub(crate) agent_log: AgentLog,
+    /// The cluster's nodes.
+    pub(crate) peers: watch::Sender<Arc<Peers>>,
     pub(crate) directory: DirectoryReader,
     pub(crate) ring: Reader<Flow>,
     /// The ring's head after each batch; closed when the pipeline is gone.
@@ -153,7 +160,7 @@ pub struct FlowStatus {
     pub capacity: u64,
     /// Flows that newer ones overwrote.
     pub overwritten: u64,
-    /// Flows per second over the last minute.
+    /// Flows per second over the last minute; 0 in the first 5 seconds, which say nothing.
     pub rate: f64,
     /// Since the start, ns.
     pub uptime_ns: u64,
@@ -168,6 +175,7 @@ impl FlowServer {
     pub fn status(&self) -> FlowStatus {
         let shared = &self.shared;
         let now_ns = shared.config.clock.now_ns();
+        let uptime_ns = now_ns.saturating_sub(shared.started_ns);
         let seen = shared.ring.head();
         let overwritten = seen.saturating_sub(shared.ring.capacity());
         FlowStatus {
@@ -175,8 +183,8 @@ impl FlowServer {
             held: seen - overwritten,
             capacity: shared.ring.capacity(),
             overwritten,
-            rate: flows_rate(&shared.ring, now_ns),
-            uptime_ns: now_ns.saturating_sub(shared.started_ns),
+            rate: if uptime_ns < RATE_AFTER_NS { 0.0 } else { flows_rate(&shared.ring, now_ns) },
+            uptime_ns,
             ledger: shared.ledger.counts(),
             streams: shared.streams.counts(),
         }
@@ -193,11 +201,28 @@ impl FlowServer {
         Held { head: ring.head(), oldest: ring.oldest(), oldest_protected: ring.oldest_protected() }
     }
 
+    /// Where the agent says what it does.
+    pub fn agent_log(&self) -> AgentLog {
+        self.shared.agent_log.clone()
+    }
+
+    /// Says who the cluster's nodes are now, this one included.
+    pub fn set_peers(&self, peers: Peers) {
+        self.shared.peers.send_if_modified(|known| {
+            let is_new = **known != peers;
+            *known = Arc::new(peers);
+            is_new
+        });
+    }
+
     /// A reader of the flow ring.
     pub fn ring(&self) -> Reader<Flow> {
         self.shared.ring.clone()
     }
 }
+
+/// Uptime before which no rate is told, ns.
+const RATE_AFTER_NS: u64 = 5 * 1_000_000_000;
 
 /// Flows per second of the last minute; of the time that the ring reaches back when that is less.
 fn flows_rate(ring: &Reader<Flow>, now_ns: u64) -> f64 {

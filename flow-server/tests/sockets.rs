@@ -13,7 +13,7 @@ use specola_proto::observer::{ServerStatusRequest, observer_client::ObserverClie
 use tonic::transport::Endpoint;
 
 fn unix(path: &Path) -> ListenConfig {
-    ListenConfig { unix: Some(path.to_owned()), tcp: None }
+    ListenConfig { unix: Some(path.to_owned()), tcp: None, tls: None }
 }
 
 async fn client(path: PathBuf) -> ObserverClient<tonic::transport::Channel> {

@@ -26,8 +26,14 @@ pub(super) async fn spawn_servers(
     metrics: AllMetrics,
 ) -> anyhow::Result<()> {
     make_parent(&config.observer_socket)?;
-    let listen =
-        ListenConfig { unix: Some(config.observer_socket.clone()), tcp: Some(config.observer_listen) };
+    let listen = ListenConfig {
+        unix: Some(config.observer_socket.clone()),
+        tcp: Some(config.observer_listen),
+        tls: config.tls.files(),
+    };
+    if listen.tls.is_none() && !config.observer_listen.ip().is_loopback() {
+        tracing::warn!(address = %config.observer_listen, "the flow API is served without TLS");
+    }
     let observer = Listeners::bind(&listen).await?;
     let (server, drain) = (flows.clone(), life.drain());
     life.spawn("observer", async move { server.serve(observer, drain).await });

@@ -66,7 +66,7 @@ fn content(request: &pb::GetFlowsRequest) -> Vec<u8> {
 }
 
 /// Nanoseconds since 1970; times before are 1970.
-fn time(field: &'static str, time: Option<Timestamp>) -> Result<Option<u64>, Refused> {
+pub(super) fn time(field: &'static str, time: Option<Timestamp>) -> Result<Option<u64>, Refused> {
     let Some(time) = time else {
         return Ok(None);
     };

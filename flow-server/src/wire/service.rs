@@ -17,7 +17,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::observer::ObserverService;
+use crate::{observer::ObserverService, serve::MAX_REQUEST};
 
 /// Answers of GetFlows, as gRPC messages one behind the other.
 pub(crate) type FlowChunks = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
@@ -32,7 +32,8 @@ pub(crate) struct GetFlowsService {
 
 impl GetFlowsService {
     pub(crate) fn new(observer: ObserverService) -> Self {
-        Self { rest: ObserverServer::new(observer.clone()), observer }
+        let rest = ObserverServer::new(observer.clone()).max_decoding_message_size(MAX_REQUEST);
+        Self { rest, observer }
     }
 }
 
@@ -47,8 +48,6 @@ impl NamedService for GetFlowsService {
 }
 
 const GET_FLOWS: &str = "/observer.Observer/GetFlows";
-/// Largest request, bytes.
-const MAX_REQUEST: usize = 4 << 20;
 
 impl<B> Service<http::Request<B>> for GetFlowsService
 where
