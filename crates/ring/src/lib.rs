@@ -36,6 +36,8 @@ pub use writer::{Class, Writer};
 
 /// Default number of records.
 pub const DEFAULT_CAPACITY: usize = 4096;
+/// Default number of places for protected records, % of the capacity.
+pub const DEFAULT_PROTECTED_PERCENT: u8 = 25;
 
 /// Makes a ring of `capacity` records (and a quarter of that for protected ones) and returns its writer and a reader.
 ///
@@ -44,6 +46,24 @@ pub const DEFAULT_CAPACITY: usize = 4096;
 /// # Errors
 /// `capacity` is not a power of two between 1 and [`MAX_CAPACITY`], or there is no memory for it.
 pub fn ring<T: Record>(capacity: usize) -> Result<(Writer<T>, Reader<T>), InvalidCapacity> {
-    let shared = sync::Arc::new(slots::Shared::new(capacity)?);
+    ring_with(capacity, protected_places(capacity, DEFAULT_PROTECTED_PERCENT))
+}
+
+/// [`ring`] with `protected` places for protected records; 0 = they stay no longer than others.
+///
+/// # Errors
+/// As for [`ring`]; the same holds for `protected`.
+pub fn ring_with<T: Record>(
+    capacity: usize,
+    protected: usize,
+) -> Result<(Writer<T>, Reader<T>), InvalidCapacity> {
+    let shared = sync::Arc::new(slots::Shared::new(capacity, protected)?);
     Ok((Writer::new(sync::Arc::clone(&shared)), Reader::new(shared)))
+}
+
+/// The number of places that is this part of a ring, rounded up to a power of two; 0 when it is less than one place.
+pub fn protected_places(capacity: usize, percent: u8) -> usize {
+    // Capacities are far below what could overflow; a larger one is refused later.
+    let part = capacity.min(MAX_CAPACITY) * usize::from(percent) / 100;
+    if part == 0 { 0 } else { part.next_power_of_two() }
 }

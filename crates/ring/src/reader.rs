@@ -97,15 +97,24 @@ impl<T: Record> Reader<T> {
     }
 
     /// Reads the record with this sequence number.
+    #[inline]
     pub fn read(&self, seq: u64) -> Read<T> {
         if seq >= self.head() {
             return Read::Pending;
         }
-        let value = self.shared.recent.read(seq).or_else(|| match self.first_protected(seq) {
-            Some((found, value)) if found == seq => Some(value),
-            _ => None,
-        });
-        value.map_or(Read::Overwritten, Read::Item)
+        // Straight into the result: each further move of a record costs as much as reading it.
+        match self.shared.recent.read(seq) {
+            Some(value) => Read::Item(value),
+            None => self.read_protected(seq),
+        }
+    }
+
+    #[cold]
+    fn read_protected(&self, seq: u64) -> Read<T> {
+        match self.first_protected(seq) {
+            Some((found, value)) if found == seq => Read::Item(value),
+            _ => Read::Overwritten,
+        }
     }
 
     /// The newest record held before `seq`, with its sequence number: for walking back.
@@ -176,6 +185,7 @@ const LARGEST_SKIP_SHIFT: u32 = 2;
 
 impl<T: Record> Cursor<T> {
     /// Takes the next step. Never waits.
+    #[inline]
     #[expect(clippy::should_implement_trait, reason = "an iterator could not tell loss and pending apart")]
     pub fn next(&mut self) -> Next<T> {
         loop {
@@ -204,6 +214,7 @@ impl<T: Record> Cursor<T> {
         self.position = position;
     }
 
+    #[inline(always)]
     fn item(&mut self, value: T) -> Next<T> {
         let seq = self.position;
         self.position = seq + 1;

@@ -40,28 +40,29 @@ pub(crate) struct Shared<T> {
 }
 
 impl<T: Record> Shared<T> {
-    pub(crate) fn new(capacity: usize) -> Result<Self, InvalidCapacity> {
-        if !capacity.is_power_of_two() || capacity > MAX_CAPACITY {
-            return Err(InvalidCapacity::NotPowerOfTwo(capacity));
+    pub(crate) fn new(capacity: usize, protected: usize) -> Result<Self, InvalidCapacity> {
+        let is_bad = |places: usize| !places.is_power_of_two() || places > MAX_CAPACITY;
+        if let Some(bad) = [capacity, protected.max(1)].into_iter().find(|places| is_bad(*places)) {
+            return Err(InvalidCapacity::NotPowerOfTwo(bad));
         }
         let no_memory = InvalidCapacity::NoMemory(capacity);
-        let protected = match capacity / PROTECTED_SHARE {
+        let protected = match protected {
             0 => None,
-            places => Some(Store::new(places).ok_or(no_memory)?),
+            places => Some(Store::new(places, places).ok_or(no_memory)?),
         };
-        Ok(Self { recent: Store::new(capacity).ok_or(no_memory)?, protected })
+        Ok(Self { recent: Store::new(capacity, 0).ok_or(no_memory)?, protected })
     }
 }
 
-/// One place for a protected record per this many of the ring's places.
-const PROTECTED_SHARE: usize = 4;
-
 /// Slots that are used in turn. Slot `index % capacity` holds the record with this index, in words: the state (0 =
-/// never written, `2 * (index + 1)` = holds record `index`, odd = being written), the record's sequence number in the
-/// ring, the record.
+/// never written, `2 * (index + 1)` = holds record `index`, odd = being written), the record.
 #[derive(Debug)]
 pub(crate) struct Store<T> {
     words: Box<[AtomicU64]>,
+    /// Where the first slot begins: at a cache line, so that a slot lies in as few of them as possible.
+    first: usize,
+    /// By slot: the record's sequence number in the ring. Empty where it is the index.
+    numbers: Box<[AtomicU64]>,
     capacity: usize,
     /// Index of the next record: all below are readable or overwritten.
     head: AtomicU64,
@@ -70,13 +71,18 @@ pub(crate) struct Store<T> {
 }
 
 const WORD: usize = size_of::<u64>();
+/// Bytes of a cache line on most machines.
+const LINE: usize = 64;
 
 impl<T: Record> Store<T> {
-    /// `None` when there is no memory. `capacity` is a power of two.
-    fn new(capacity: usize) -> Option<Self> {
+    /// `None` when there is no memory. `capacity` is a power of two, `numbers` 0 or the same.
+    fn new(capacity: usize, numbers: usize) -> Option<Self> {
         const { assert!(size_of::<T>().is_multiple_of(WORD) && size_of::<T>() > 0, "records are whole words") };
+        let words = zeroed(capacity.checked_mul(Self::STRIDE)?.checked_add(LINE / WORD - 1)?)?;
         Some(Self {
-            words: zeroed(capacity.checked_mul(Self::STRIDE)?)?,
+            first: (words.as_ptr().addr().next_multiple_of(LINE) - words.as_ptr().addr()) / WORD,
+            words,
+            numbers: zeroed(numbers)?,
             capacity,
             head: AtomicU64::new(0),
             blocks: Blocks::new(capacity)?,
@@ -105,11 +111,13 @@ impl<T: Record> Store<T> {
 
     /// Writes record `index`, number `seq` of the ring. Only the one writer calls this.
     pub(crate) fn write(&self, index: u64, seq: u64, record: &T) {
-        let (state, number, words) = self.slot(index);
+        let (state, words) = self.slot(index);
         state.store(full(index) | 1, Ordering::Relaxed);
         // A reader that copies one of the words below also sees the odd state (or a later one) when it checks again.
         fence(Ordering::Release);
-        number.store(seq, Ordering::Relaxed);
+        if let Some(number) = self.number(index) {
+            number.store(seq, Ordering::Relaxed);
+        }
         for (word, bytes) in words.iter().zip(record.as_bytes().as_chunks::<WORD>().0) {
             word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
         }
@@ -117,8 +125,9 @@ impl<T: Record> Store<T> {
     }
 
     /// Copies record `index`; `None` when the slot holds another one or is being written.
+    #[inline(always)]
     pub(crate) fn read(&self, index: u64) -> Option<T> {
-        let (state, _, words) = self.slot(index);
+        let (state, words) = self.slot(index);
         if state.load(Ordering::Acquire) != full(index) {
             return None;
         }
@@ -127,16 +136,16 @@ impl<T: Record> Store<T> {
             *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
         }
         fence(Ordering::Acquire);
-        (state.load(Ordering::Relaxed) == full(index)).then_some(record)
+        if state.load(Ordering::Relaxed) == full(index) { Some(record) } else { None }
     }
 
     /// Sequence number of record `index`; `None` as in [`Self::read`].
     pub(crate) fn seq(&self, index: u64) -> Option<u64> {
-        let (state, number, _) = self.slot(index);
+        let (state, _) = self.slot(index);
         if state.load(Ordering::Acquire) != full(index) {
             return None;
         }
-        let seq = number.load(Ordering::Relaxed);
+        let seq = self.number(index).map_or(index, |number| number.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         (state.load(Ordering::Relaxed) == full(index)).then_some(seq)
     }
@@ -157,15 +166,23 @@ impl<T: Record> Store<T> {
         low
     }
 
-    fn slot(&self, index: u64) -> (&AtomicU64, &AtomicU64, &[AtomicU64]) {
-        // The mask keeps the low bits, which fit a usize.
-        let place = index as usize & (self.capacity - 1);
-        let slot = &self.words[place * Self::STRIDE..][..Self::STRIDE];
-        (&slot[0], &slot[1], &slot[2..])
+    #[inline(always)]
+    fn slot(&self, index: u64) -> (&AtomicU64, &[AtomicU64]) {
+        let slot = &self.words[self.first + self.place(index) * Self::STRIDE..][..Self::STRIDE];
+        (&slot[0], &slot[1..])
     }
 
-    /// Words of a slot: the state, the number and the record.
-    const STRIDE: usize = 2 + size_of::<T>() / WORD;
+    fn number(&self, index: u64) -> Option<&AtomicU64> {
+        self.numbers.get(self.place(index))
+    }
+
+    const fn place(&self, index: u64) -> usize {
+        // The mask keeps the low bits, which fit a usize.
+        index as usize & (self.capacity - 1)
+    }
+
+    /// Words of a slot: the state and the record.
+    const STRIDE: usize = 1 + size_of::<T>() / WORD;
 }
 
 /// State of a slot that holds record `index`. Wraps after 2^63 records, 29 thousand years at ten million per second.

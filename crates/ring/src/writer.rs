@@ -24,7 +24,7 @@ pub struct Writer<T> {
 pub enum Class {
     /// Until the ring comes round.
     Common,
-    /// Longer: until as many other protected records as a quarter of the ring were pushed, if that is later.
+    /// Longer: until as many other protected records were pushed as the ring has places for them, if that is later.
     Protected,
 }
 

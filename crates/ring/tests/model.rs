@@ -7,7 +7,7 @@ use std::{
 };
 
 use proptest::prelude::*;
-use specola_ring::{Class, InvalidCapacity, Next, Read, ring};
+use specola_ring::{Class, InvalidCapacity, Next, Read, protected_places, ring, ring_with};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 #[test]
@@ -18,6 +18,27 @@ fn capacities() {
     }
     for capacity in [0, 3, 4095, usize::MAX, 1 << 29] {
         assert_eq!(ring::<u64>(capacity).unwrap_err(), InvalidCapacity::NotPowerOfTwo(capacity));
+    }
+    assert_eq!(ring_with::<u64>(4, 3).unwrap_err(), InvalidCapacity::NotPowerOfTwo(3));
+}
+
+#[test]
+fn protected_parts_are_rounded_up() {
+    for (capacity, percent, places) in
+        [(4096, 25, 1024), (4096, 26, 2048), (4096, 0, 0), (2, 25, 0), (64, 1, 0), (128, 1, 1), (8, 100, 8)]
+    {
+        assert_eq!(protected_places(capacity, percent), places, "{percent} % of {capacity}");
+    }
+}
+
+#[test]
+fn protected_records_stay_as_long_as_there_are_places_for_them() {
+    for (places, oldest) in [(0, 10), (2, 2), (8, 0)] {
+        let (mut writer, reader) = ring_with::<u64>(2, places).unwrap();
+        for seq in 0..12 {
+            writer.push(&seq, 0, if seq < 4 { Class::Protected } else { Class::Common });
+        }
+        assert_eq!((reader.oldest(), reader.oldest_protected()), (10, oldest), "{places} places");
     }
 }
 
