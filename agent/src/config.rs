@@ -65,9 +65,13 @@ pub struct AgentConfig {
     /// MTU of pod interfaces.
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: u32,
-    /// Flows kept in memory; a power of two.
-    #[arg(long, default_value_t = 4096, value_parser = power_of_two)]
-    pub flow_capacity: usize,
+    /// Flows kept in memory, 64 to 16777216, rounded up to a power of two; each takes about 250 bytes.
+    #[arg(long, value_name = "FLOWS", alias = "flow-capacity", default_value = "4096", value_parser = ring_size)]
+    pub ring_size: usize,
+    /// Room for drops and errors that newer flows of other kinds do not overwrite, % of the ring's size, rounded up to a
+    /// power of two; 0 = none.
+    #[arg(long, value_name = "PERCENT", default_value_t = 25, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub ring_protected_percent: u8,
     /// Connection of a pod: how often its counters are reported while it lives, milliseconds.
     #[arg(long, default_value_t = 5000)]
     pub trace_interval_ms: u32,
@@ -189,12 +193,12 @@ impl From<LogForm> for LogFormat {
     }
 }
 
-fn power_of_two(text: &str) -> Result<usize, String> {
+fn ring_size(text: &str) -> Result<usize, String> {
     let value: usize = text.parse().map_err(|error| format!("{error}"))?;
-    if !value.is_power_of_two() || !(64..=1 << 24).contains(&value) {
-        return Err(format!("{value} is not a power of two from 64 to 16777216"));
+    if !(64..=1 << 24).contains(&value) {
+        return Err(format!("{value} is not in 64..=16777216"));
     }
-    Ok(value)
+    Ok(value.next_power_of_two())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -223,9 +227,19 @@ mod tests {
     }
 
     #[test]
+    fn ring_sizes_are_rounded_up() {
+        for (size, rounded) in [("64", 64), ("65", 128), ("4095", 4096), ("1000000", 1 << 20)] {
+            let args = ["agent", "--node-name", "n1", "--ring-size", size];
+            assert_eq!(Program::try_parse_from(args).expect("parses").agent.ring_size, rounded);
+        }
+    }
+
+    #[test]
     fn bad_values_are_refused() {
         for flags in [
-            ["--flow-capacity", "1000"],
+            ["--ring-size", "63"],
+            ["--ring-size", "16777217"],
+            ["--ring-protected-percent", "101"],
             ["--mtu", "100"],
             ["--policy-mode", "sometimes"],
             ["--observer-tls-cert-file", "x"],

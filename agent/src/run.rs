@@ -236,7 +236,8 @@ fn build_flow_server(
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     let version = build_info().semver();
     let mut flows = FlowConfig::new(InstanceId::new(random), &version);
-    flows.capacity = config.flow_capacity;
+    flows.capacity = config.ring_size;
+    flows.protected_percent = config.ring_protected_percent;
     flows.taken = books.taken;
     flows.wake = Wake::new(move || reader.wake());
     flows.book = Arc::new(books);

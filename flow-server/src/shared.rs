@@ -7,7 +7,10 @@ use std::{
 
 use specola_directory::{DirectoryReader, Held};
 use specola_flow::{Flow, InstanceId};
-use specola_ring::{InvalidCapacity, Next, Read, Reader, ring};
+use specola_ring::{
+    DEFAULT_CAPACITY, DEFAULT_PROTECTED_PERCENT, InvalidCapacity, Next, Read, Reader, protected_places,
+    ring_with,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -27,6 +30,9 @@ use crate::{
 pub struct Config {
     /// Flows that the ring holds: a power of two.
     pub capacity: usize,
+    /// Room for drops, errors and audited flows, which other flows do not overwrite: % of the capacity, rounded up to a
+    /// power of two.
+    pub protected_percent: u8,
     /// Tells this run of the agent apart, in the ids of flows.
     pub instance: InstanceId,
     /// Version in `emitter.version` and in the `hubble-server-version` header, such as `0.1.0`.
@@ -70,7 +76,8 @@ impl Config {
     /// The default capacity, the system's clock, a book that ends with the process, and this version; `instance` should differ from run to run.
     pub fn new(instance: InstanceId, version: &str) -> Self {
         Self {
-            capacity: specola_ring::DEFAULT_CAPACITY,
+            capacity: DEFAULT_CAPACITY,
+            protected_percent: DEFAULT_PROTECTED_PERCENT,
             instance,
             version: version.to_owned(),
             version_text: format!("specola v{version}"),
@@ -90,7 +97,8 @@ pub fn flow_server(
     config: Config,
     directory: DirectoryReader,
 ) -> Result<(Pipeline, FlowServer), InvalidCapacity> {
-    let (ring_writer, ring_reader) = ring(config.capacity)?;
+    let (ring_writer, ring_reader) =
+        ring_with(config.capacity, protected_places(config.capacity, config.protected_percent))?;
     let (head_sender, head) = watch::channel(0);
     let (pressure_sender, pressure) = pressure(ring_reader.capacity());
     let (agent_sender, agent_receiver) = sync_channel(AGENT_QUEUE);
