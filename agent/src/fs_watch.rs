@@ -1,27 +1,47 @@
 //! Waits for changes in directories.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC,
+    REISERFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, statfs,
+};
 use tokio::io::unix::AsyncFd;
 
 /// Says when something in the watched directories may have changed.
 ///
 /// It is level triggered: the caller looks at the directories after each [`DirWatch::changed`]. inotify makes it
-/// quick; a slow poll makes it certain where inotify does not work (network file systems, queue overflow).
+/// quick; a poll makes it certain where inotify does not work: network file systems, directories that are not there.
 #[derive(Debug)]
 pub(crate) struct DirWatch {
     inotify: AsyncFd<Events>,
+    /// The directories, and whether inotify may miss changes in them.
+    misses: Mutex<HashMap<PathBuf, bool>>,
 }
 
 /// Time that a burst of changes may take to become one.
 const DEBOUNCE: Duration = Duration::from_millis(30);
 /// Longest time without a look.
 const POLL: Duration = Duration::from_secs(2);
+/// The same where inotify tells of every change but those behind symbolic links.
+const SLOW_POLL: Duration = Duration::from_secs(15);
+/// File systems that are written through this kernel only.
+const LOCAL: [FsType; 7] = [
+    BTRFS_SUPER_MAGIC,
+    EXT4_SUPER_MAGIC,
+    F2FS_SUPER_MAGIC,
+    OVERLAYFS_SUPER_MAGIC,
+    REISERFS_SUPER_MAGIC,
+    TMPFS_MAGIC,
+    XFS_SUPER_MAGIC,
+];
 
 impl DirWatch {
     /// A watch without directories. Must be called in a tokio runtime.
@@ -34,7 +54,7 @@ impl DirWatch {
             let text = format!("inotify: {errno}; raise fs.inotify.max_user_instances if it is used up");
             io::Error::new(io::Error::from(errno).kind(), text)
         })?;
-        Ok(Self { inotify: AsyncFd::new(Events(inotify))? })
+        Ok(Self { inotify: AsyncFd::new(Events(inotify))?, misses: Mutex::default() })
     }
 
     /// Adds a directory; adding it again is cheap, and makes up for its removal in between.
@@ -45,18 +65,26 @@ impl DirWatch {
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_ONLYDIR;
-        self.inotify.get_ref().0.add_watch(dir, mask)?;
-        Ok(())
+        let is_local = statfs(dir).is_ok_and(|found| LOCAL.contains(&found.filesystem_type()));
+        let added = self.inotify.get_ref().0.add_watch(dir, mask);
+        self.misses().insert(dir.to_owned(), !is_local || added.is_err());
+        added.map(|_| ()).map_err(Into::into)
     }
 
     /// Resolves after a change, once the burst it belongs to has settled, or after the poll interval. Cancel safe.
     pub(crate) async fn changed(&self) -> io::Result<()> {
-        match tokio::time::timeout(POLL, self.drain_one()).await {
+        let needs_poll = self.misses().values().any(|misses| *misses);
+        let poll = if needs_poll { POLL } else { SLOW_POLL };
+        match tokio::time::timeout(poll, self.drain_one()).await {
             Err(_elapsed) => return Ok(()),
             Ok(result) => result?,
         }
         tokio::time::sleep(DEBOUNCE).await;
         self.discard_queued()
+    }
+
+    fn misses(&self) -> MutexGuard<'_, HashMap<PathBuf, bool>> {
+        self.misses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn discard_queued(&self) -> io::Result<()> {

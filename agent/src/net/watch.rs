@@ -70,4 +70,4 @@ impl AddressWatch {
 /// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
 const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
 /// Longest time without a look.
-const POLL: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_secs(60);
