@@ -12,7 +12,12 @@ struct Bench {
     name: &'static str,
 }
 
-const BENCHES: [Bench; 1] = [Bench { page: "paths", package: "specola-tests", name: "paths" }];
+const BENCHES: [Bench; 4] = [
+    Bench { page: "idle", package: "specola-tests", name: "idle" },
+    Bench { page: "memory", package: "specola-flow-server", name: "memory" },
+    Bench { page: "paths", package: "specola-tests", name: "paths" },
+    Bench { page: "ring", package: "specola-ring", name: "ring" },
+];
 
 const BEGIN: &str = "<!-- results: begin -->";
 const END: &str = "<!-- results: end -->";
