@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use specola_datapath::PinnedMaps;
 use specola_proto::specola::v1 as pb;
@@ -110,9 +111,9 @@ impl NodeView {
     }
 }
 
-/// Time since boot, as the kernel programs stamp it, ns.
-fn boot_ns() -> anyhow::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).context("reading the clock")?;
+/// Time of a clock, ns.
+fn clock_ns(clock: ClockId) -> anyhow::Result<u64> {
+    let now = clock_gettime(clock).context("reading the clock")?;
     Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
 }
 

@@ -37,12 +37,16 @@ impl Sweeper {
     }
 
     fn sweep(&mut self) {
-        let Some(now_ns) = boot_ns() else { return };
+        let (Some(now_ns), Some(boot_ns)) =
+            (clock_ns(ClockId::CLOCK_MONOTONIC), clock_ns(ClockId::CLOCK_BOOTTIME))
+        else {
+            return;
+        };
         let started = Instant::now();
         let mut unreported = 0_u64;
         let swept = self.connections.sweep(now_ns, |connection| {
             // The queue counts what it refuses.
-            unreported += u64::from(self.events.send(connection.close_event(now_ns)).is_err());
+            unreported += u64::from(self.events.send(connection.close_event(boot_ns)).is_err());
         });
         match swept {
             Ok(sweep) => {
@@ -55,9 +59,8 @@ impl Sweeper {
     }
 }
 
-/// Time since boot, as the kernel programs stamp it.
-fn boot_ns() -> Option<u64> {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+fn clock_ns(clock: ClockId) -> Option<u64> {
+    let time = clock_gettime(clock).ok()?;
     let (seconds, nanos) = (u64::try_from(time.tv_sec()).ok()?, u64::try_from(time.tv_nsec()).ok()?);
     seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
 }

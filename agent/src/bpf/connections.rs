@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use nix::time::ClockId;
 use serde::Serialize;
 use specola_datapath::Connection;
 use specola_datapath::abi::conntrack::{
@@ -10,7 +11,7 @@ use specola_datapath::abi::conntrack::{
 use specola_datapath::abi::endpoint::EndpointRecord;
 use specola_datapath::abi::{names, proto};
 
-use super::{Dump, NamedCookie, NodeView, boot_ns, count};
+use super::{Dump, NamedCookie, NodeView, clock_ns, count};
 
 /// One connection.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -31,6 +32,13 @@ pub struct ConnectionRow {
     pub idle_ms: u64,
     /// When it is over without another packet, milliseconds from now; 0 = over, to be removed by the next sweep.
     pub expires_in_ms: u64,
+}
+
+/// The clocks that a connection's times are of.
+struct Now {
+    boot_ns: u64,
+    /// Without the time that the machine was suspended.
+    awake_ns: u64,
 }
 
 /// One end of a connection.
@@ -70,10 +78,13 @@ impl NodeView {
         let mut found = Vec::new();
         self.pinned.for_each_connection(|connection| found.push(connection))?;
         // After the reading, so that no packet is from the future.
-        let now = boot_ns()?;
+        let now = Now {
+            boot_ns: clock_ns(ClockId::CLOCK_BOOTTIME)?,
+            awake_ns: clock_ns(ClockId::CLOCK_MONOTONIC)?,
+        };
         for connection in found {
             used[table_of(&connection)] += 1;
-            rows.push(self.connection(&connection, now, &endpoints));
+            rows.push(self.connection(&connection, &now, &endpoints));
         }
         rows.sort_by_key(|row: &ConnectionRow| (row.idle_ms, row.age_ms));
         let mut maps = Vec::new();
@@ -87,7 +98,7 @@ impl NodeView {
     fn connection(
         &self,
         connection: &Connection,
-        now: u64,
+        now: &Now,
         endpoints: &[(u16, EndpointRecord)],
     ) -> ConnectionRow {
         let value = &connection.value;
@@ -103,7 +114,7 @@ impl NodeView {
                 ..decided.unwrap_or_else(|| undecided(address, port))
             }
         };
-        let idle_ms = now.saturating_sub(value.last_seen_ns) / 1_000_000;
+        let idle_ms = now.awake_ns.saturating_sub(value.last_seen_ns) / 1_000_000;
         ConnectionRow {
             protocol: connection.key.proto(),
             state: match value.state {
@@ -116,7 +127,7 @@ impl NodeView {
             initiator: end(initiator, SIDE_INITIATOR),
             responder: end(responder, SIDE_RESPONDER),
             mid_stream: value.flags & flags::MID_STREAM != 0,
-            age_ms: now.saturating_sub(value.created_ns) / 1_000_000,
+            age_ms: now.boot_ns.saturating_sub(value.created_ns) / 1_000_000,
             idle_ms,
             expires_in_ms: lifetime_of(connection.key.proto(), value.state).saturating_sub(idle_ms),
         }

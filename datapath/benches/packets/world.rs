@@ -152,7 +152,6 @@ impl World {
 
     fn fill(&mut self) -> Result<()> {
         for pod in [A, B] {
-            self.endpoint(pod)?;
             for address in [v4_mapped(pod.v4.octets()), pod.v6] {
                 self.address(
                     address,
@@ -171,12 +170,12 @@ impl World {
         Ok(node.set(0, 1, 0)?)
     }
 
-    fn endpoint(&mut self, pod: LocalPod) -> Result<()> {
+    fn endpoint(&mut self, pod: LocalPod, ifindex: u32) -> Result<()> {
         let state = PolicyState { revision: 1, flags: policy_flags::READY, ..PolicyState::default() };
         let record = EndpointRecord {
             word: EndpointRecord::word_of(0, 1),
             policy: [state; 2],
-            ifindex: 100 + u32::from(pod.slot),
+            ifindex,
             identity: pod.identity,
             id: pod.slot,
             mac: pod.mac,
@@ -227,6 +226,13 @@ impl World {
 
     /// Says which pod's interface the test interface is.
     pub(crate) fn plug(&mut self, pod: LocalPod) -> Result<()> {
+        for other in [A, B] {
+            let ifindex = if other.slot == pod.slot { TEST_IFINDEX } else { 100 + u32::from(other.slot) };
+            self.endpoint(other, ifindex)?;
+        }
+        let mut hints: Array<_, u64> =
+            Array::try_from(self.ebpf.map_mut(names::IFINDEX_HINT).context("interfaces")?)?;
+        hints.set(TEST_IFINDEX, u64::from(pod.slot), 0)?;
         let mut interfaces: HashMap<_, u32, u32> =
             HashMap::try_from(self.ebpf.map_mut(names::IFINDEX_SLOT).context("interfaces")?)?;
         Ok(interfaces.insert(TEST_IFINDEX, u32::from(pod.slot), 0)?)

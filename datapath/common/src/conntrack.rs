@@ -50,7 +50,8 @@ pub struct CtKey6 {
 #[repr(C, align(8))]
 pub struct CtSide {
     /// When the verdict was made, and whether it denies: [`CtSide::stamp_of`]. Written last, by one 8-byte store, so
-    /// that two CPUs can never leave a verdict under the wrong epoch. 0 = not decided.
+    /// that two CPUs can never leave a verdict under the wrong epoch. 0 = not decided. Of a side without a slot:
+    /// [`CtSide::elsewhere`].
     pub stamp: u64,
     /// Origin set that decided.
     pub cookie: u32,
@@ -62,7 +63,7 @@ pub struct CtSide {
     pub proxy_port: u16,
     /// See [`crate::event::match_type`].
     pub match_type: u8,
-    /// Bit 0: allowed by audit mode only.
+    /// [`SIDE_AUDIT`], [`SIDE_NODE`].
     pub flags: u8,
     /// TCP flags from this side since its last trace record.
     pub unreported_tcp_flags: u8,
@@ -72,12 +73,20 @@ pub struct CtSide {
 
 /// [`CtSide::flags`] bit: allowed by audit mode only.
 pub const SIDE_AUDIT: u8 = 1 << 0;
+/// [`CtSide::flags`] bit of a side without a slot: it is the node itself.
+pub const SIDE_NODE: u8 = 1 << 1;
 
 impl CtSide {
     /// Node epoch (bits 32-63), endpoint epoch without its highest bit (bits 1-31), denied (bit 0).
     #[inline(always)]
     pub const fn stamp_of(node_epoch: u32, epoch: u32, denied: bool) -> u64 {
         ((node_epoch as u64) << 32) | ((epoch << 1) as u64) | denied as u64
+    }
+
+    /// Stamp of a side that is no pod of this node, found out under this node epoch. It is no verdict.
+    #[inline(always)]
+    pub const fn elsewhere(node_epoch: u32) -> u64 {
+        Self::stamp_of(node_epoch, 0, false)
     }
 
     /// A stamp that is current under no epoch, and tells a deny from the rest as the one given does.
@@ -130,7 +139,8 @@ pub mod flags {
 pub struct CtValue {
     /// `bpf_ktime_get_boot_ns` of the first packet.
     pub created_ns: u64,
-    /// `bpf_ktime_get_boot_ns` of the latest packet (jiffies cannot be read from user space exactly).
+    /// When the latest packet came: `bpf_ktime_get_coarse_ns`, that is `CLOCK_MONOTONIC` to a few milliseconds. A
+    /// connection does not age while the machine is suspended.
     pub last_seen_ns: u64,
     /// Packets per direction.
     pub packets: [u64; 2],
@@ -138,7 +148,8 @@ pub struct CtValue {
     pub bytes: [u64; 2],
     /// Bytes per direction at the last trace record.
     pub reported_bytes: [u64; 2],
-    /// `bpf_ktime_get_boot_ns` of the last trace record per direction, in units of 2^20 ns (about 1 ms), truncated.
+    /// Time of the last trace record per direction, on the clock of `last_seen_ns`, in units of 2^20 ns (about 1 ms),
+    /// truncated.
     pub last_report: [u32; 2],
     /// TCP flags seen per direction.
     pub tcp_flags: [u8; 2],
@@ -154,6 +165,14 @@ pub struct CtValue {
     pub rev_nat: u16,
     /// Cached verdicts: [`SIDE_INITIATOR`], [`SIDE_RESPONDER`].
     pub sides: [CtSide; 2],
+}
+
+/// Changes of the connection tables that the programs made. Per CPU; never reset while the map is pinned.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct CtCount {
+    /// Entries made where there was none of their key.
+    pub created: u64,
 }
 
 /// After how long without a packet a connection is over, milliseconds. The programs treat an older entry as none; the

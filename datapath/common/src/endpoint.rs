@@ -3,6 +3,9 @@
 /// Number of endpoint slots on a node; slot 0 is never used by an endpoint.
 pub const MAX_SLOTS: u32 = 1024;
 
+/// Entries of the array that gives an interface's slot without a search; a power of two.
+pub const IFINDEX_HINTS: u32 = 4096;
+
 /// [`PolicyState::flags`] bits.
 pub mod policy_flags {
     /// A policy revision was realized. Without it every packet of the endpoint drops with reason 203.

@@ -146,7 +146,7 @@ pub struct Event {
     pub flags: u8,
     /// Per CPU and lane, starts at 1, counts every attempt that was not folded; a gap is a loss. 0 when `fold` is set.
     pub lane_seq: u32,
-    /// `bpf_ktime_get_boot_ns` at the packet's arrival; each further record of the same packet has 1 ns more.
+    /// `bpf_ktime_get_boot_ns` of the packet's first record; each further one has 1 ns more.
     pub boot_ns: u64,
     /// CPU that ran the program.
     pub cpu: u16,

@@ -8,6 +8,8 @@ pub const IPCACHE_LPM: &str = "SP_IPCACHE_LPM";
 pub const ENDPOINTS: &str = "SP_ENDPOINTS";
 /// `HASH ifindex u32 -> slot u32`.
 pub const IFINDEX_SLOT: &str = "SP_IFINDEX_SLOT";
+/// `ARRAY ifindex % IFINDEX_HINTS -> slot u64`, mmapable: where to look first. The endpoint's record says if it is right.
+pub const IFINDEX_HINT: &str = "SP_IFINDEX_HINT";
 /// `ARRAY_OF_MAPS 2 * slot + side -> LPM_TRIE PolicyKey -> PolicyValue`.
 pub const POLICY: &str = "SP_POLICY";
 /// `LRU_HASH CtKey4 -> CtValue`, TCP.
@@ -18,6 +20,8 @@ pub const CT4_ANY: &str = "SP_CT4_ANY";
 pub const CT6_TCP: &str = "SP_CT6_TCP";
 /// `LRU_HASH CtKey6 -> CtValue`, everything else.
 pub const CT6_ANY: &str = "SP_CT6_ANY";
+/// `PERCPU_ARRAY 0 -> CtCount`.
+pub const CT_COUNTS: &str = "SP_CT_COUNTS";
 /// `PERCPU_ARRAY metric_index -> PacketCount`.
 pub const METRICS: &str = "SP_METRICS";
 /// `PERCPU_ARRAY lane -> LaneCount`.

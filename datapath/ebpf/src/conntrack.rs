@@ -5,10 +5,13 @@ use core::{
     ptr,
 };
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST},
+    programs::TcContext,
+};
 use specola_datapath_common::{
     IPV4,
-    conntrack::{CtSide, CtValue, NO_SLOT, ZONE_POD, flags as ct_flags, lifetime_of, state},
+    conntrack::{CtSide, CtValue, NO_SLOT, SIDE_NODE, ZONE_POD, flags as ct_flags, lifetime_of, state},
     event::{ct_state, flags, tcp_flags},
     metrics::drop,
     proto,
@@ -17,7 +20,7 @@ use specola_datapath_common::{
 use crate::{
     address::Address,
     keys::{Ct4, Ct6},
-    maps::{SP_CT4_ANY, SP_CT4_TCP, SP_CT6_ANY, SP_CT6_TCP},
+    maps::{SP_CT_COUNTS, SP_CT4_ANY, SP_CT4_TCP, SP_CT6_ANY, SP_CT6_TCP},
     verdict::Drop,
     work::{Work, class, clear_words},
 };
@@ -39,16 +42,11 @@ impl Track {
         Self { entry: ptr::null_mut(), state, dir: 0 }
     }
 
-    /// Whether policy was answered already by the connection itself (policy looks at openers only).
-    #[inline(always)]
-    pub(crate) fn is_exempt(&self) -> bool {
-        self.state == ct_state::REPLY || self.state == ct_state::RELATED
-    }
-
-    /// The cached verdict of a side, if the connection goes on.
+    /// What the connection remembers of a side, if it goes on.
     #[inline(always)]
     pub(crate) fn side(&self, side: usize) -> Option<*mut CtSide> {
-        if self.state != ct_state::ESTABLISHED || self.entry.is_null() {
+        let goes_on = self.state == ct_state::ESTABLISHED || self.state == ct_state::REPLY;
+        if !goes_on || self.entry.is_null() {
             return None;
         }
         // SAFETY: the entry is a live map value; `side` is 0 or 1.
@@ -91,8 +89,8 @@ fn lookup(work: &mut Work) -> Track {
     // SAFETY: a live map value; other CPUs change single fields of it, each by one store.
     let value = unsafe { &*entry };
     let from_initiator = (work.src_is_lo != 0) == (value.initiator == 0);
-    let idle_ns = work.event.boot_ns.saturating_sub(value.last_seen_ns);
-    if idle_ns / 1_000_000 > lifetime_of(protocol, value.state) {
+    let idle_ns = work.now_ns.saturating_sub(value.last_seen_ns);
+    if idle_ns > lifetime_of(protocol, value.state) * 1_000_000 {
         if protocol == proto::TCP && !opens {
             work.event.flags |= flags::MID_STREAM;
         }
@@ -188,10 +186,9 @@ pub(crate) struct Progress {
 /// # Errors
 /// The map takes no entry.
 #[inline(always)]
-pub(crate) fn create(work: &mut Work) -> Result<Progress, Drop> {
+pub(crate) fn create(work: &mut Work, track: &Track) -> Result<Progress, Drop> {
+    let (created_ns, now) = (work.boot_ns(), work.now_ns);
     let event = &work.event;
-    let protocol = event.proto;
-    let now = event.boot_ns;
     let mut bits = 0;
     if event.flags & flags::MID_STREAM != 0 {
         bits |= ct_flags::MID_STREAM;
@@ -201,7 +198,7 @@ pub(crate) fn create(work: &mut Work) -> Result<Progress, Drop> {
     }
     let bytes = u64::from(event.length);
     let fresh = &mut work.fresh;
-    fresh.created_ns = now;
+    fresh.created_ns = created_ns;
     fresh.last_seen_ns = now;
     fresh.packets = [1, 0];
     fresh.bytes = [bytes, 0];
@@ -217,26 +214,72 @@ pub(crate) fn create(work: &mut Work) -> Result<Progress, Drop> {
     work.event.packets_rev = 0;
     work.event.bytes_fwd = bytes;
     work.event.bytes_rev = 0;
-    work.event.created_ns = now;
+    work.event.created_ns = created_ns;
     if work.event.tcp_flags & tcp_flags::RST != 0 {
         // Over before it began: nothing to remember.
         return Ok(Progress { report: true, closed: true });
     }
-    let made = match (work.event.ip_version, protocol) {
-        (IPV4, proto::TCP) => SP_CT4_TCP.insert(&work.key4, &work.fresh, 0),
-        (IPV4, _) => SP_CT4_ANY.insert(&work.key4, &work.fresh, 0),
-        (_, proto::TCP) => SP_CT6_TCP.insert(&work.key6, &work.fresh, 0),
-        _ => SP_CT6_ANY.insert(&work.key6, &work.fresh, 0),
+    match work.lend(|| sp_enter(u32::from(!track.entry.is_null()))) {
+        0 => Ok(Progress { report: true, closed: false }),
+        _ => Err(Drop::new(drop::CT_INSERT_FAILED)),
+    }
+}
+
+/// Writes `work.fresh` into the table, instead of an earlier connection if `replaces`, and counts what is new there. A
+/// global function, which the verifier walks through once. Returns 0, or an error.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sp_enter(replaces: u32) -> i32 {
+    let Some(work) = Work::current() else {
+        return 1;
     };
-    made.map_err(|_| Drop::new(drop::CT_INSERT_FAILED))?;
-    Ok(Progress { report: true, closed: false })
+    if replaces != 0 && insert(work, BPF_EXIST).is_ok() {
+        return 0;
+    }
+    if insert(work, BPF_NOEXIST).is_ok() {
+        if let Some(count) = SP_CT_COUNTS.get_ptr_mut(0) {
+            // SAFETY: the slot is this CPU's, and programs of one CPU do not nest.
+            unsafe { (*count).created += 1 };
+        }
+        return 0;
+    }
+    // Another CPU made an entry of the same key meanwhile.
+    i32::from(insert(work, BPF_ANY).is_err())
+}
+
+#[inline(always)]
+fn insert(work: &Work, how: u32) -> Result<(), i32> {
+    let how = u64::from(how);
+    match (work.event.ip_version, work.event.proto) {
+        (IPV4, proto::TCP) => SP_CT4_TCP.insert(&work.key4, &work.fresh, how),
+        (IPV4, _) => SP_CT4_ANY.insert(&work.key4, &work.fresh, how),
+        (_, proto::TCP) => SP_CT6_TCP.insert(&work.key6, &work.fresh, how),
+        _ => SP_CT6_ANY.insert(&work.key6, &work.fresh, how),
+    }
+}
+
+/// Keeps with the connection that a side of it is no pod of this node, so that later packets need not ask who it is.
+#[inline(always)]
+pub(crate) fn set_elsewhere(work: &mut Work, track: &Track, side: usize, is_node: bool) {
+    let stamp = CtSide::elsewhere(work.node_epoch);
+    let flags = if is_node { SIDE_NODE } else { 0 };
+    let at = match track.side(side) {
+        Some(at) => at,
+        None => &raw mut work.fresh.sides[side & 1],
+    };
+    // SAFETY: a live map value; the stamp goes last, so that nobody takes the other fields for another time's.
+    unsafe {
+        (*at).slot = NO_SLOT;
+        (*at).flags = flags;
+        ptr::write_volatile(&raw mut (*at).stamp, stamp);
+    }
 }
 
 /// Counts a packet of a known connection, moves its state, and says whether a record is due.
 #[inline(always)]
 pub(crate) fn advance(work: &mut Work, entry: *mut CtValue, dir: u8, interval_ns: u64) -> Progress {
     let dir = usize::from(dir & 1);
-    let now = work.event.boot_ns;
+    let now = work.now_ns;
     // SAFETY: a live map value. The counters are changed atomically; every other field by single stores, where the
     // last writer wins and each outcome is a valid one.
     let value = unsafe { &mut *entry };
@@ -302,7 +345,7 @@ pub(crate) fn report(work: &mut Work, entry: *mut CtValue, dir: u8) -> bool {
     event.bytes_rev = value.bytes[1];
     event.created_ns = value.created_ns;
     value.reported_bytes = [event.bytes_fwd, event.bytes_rev];
-    value.last_report[dir] = report_stamp(event.boot_ns);
+    value.last_report[dir] = report_stamp(work.now_ns);
     event.tcp_flags |= value.sides[dir].unreported_tcp_flags;
     value.sides[dir].unreported_tcp_flags = 0;
     value.state == state::CLOSED

@@ -32,6 +32,22 @@ pub(crate) fn admit(ctx: &TcContext, work: &mut Work, track: &Track, receiver: E
     trace::commit(ctx, work, track, Some(point::TO_ENDPOINT)).map(|_| ())
 }
 
+/// Counts a packet whose receiver's policy needs not be asked, because its connection remembers the answer.
+///
+/// # Errors
+/// The connection cannot be tracked.
+#[inline(always)]
+pub(crate) fn admit_settled(
+    ctx: &TcContext,
+    work: &mut Work,
+    track: &Track,
+    receiver: Endpoint,
+) -> Result<(), Drop> {
+    receiver.enter(work, direction::INGRESS);
+    work.event.dst_identity = receiver.record.identity;
+    trace::commit(ctx, work, track, Some(point::TO_ENDPOINT)).map(|_| ())
+}
+
 /// [`admit`], then sends the packet on.
 ///
 /// # Errors
@@ -45,6 +61,28 @@ pub(crate) fn deliver(
     way: Way,
 ) -> Outcome {
     decide(work, track, receiver)?;
+    hand_over(ctx, work, track, receiver, way)
+}
+
+/// Sends a packet on whose receiver's policy needs not be asked, because its connection remembers the answer.
+///
+/// # Errors
+/// The packet cannot be written.
+#[inline(always)]
+pub(crate) fn deliver_settled(
+    ctx: &TcContext,
+    work: &mut Work,
+    track: &Track,
+    receiver: Endpoint,
+    way: Way,
+) -> Outcome {
+    receiver.enter(work, direction::INGRESS);
+    work.event.dst_identity = receiver.record.identity;
+    hand_over(ctx, work, track, receiver, way)
+}
+
+#[inline(always)]
+fn hand_over(ctx: &TcContext, work: &mut Work, track: &Track, receiver: Endpoint, way: Way) -> Outcome {
     skb::set_macs(ctx, receiver.mac(), receiver.host_mac())?;
     trace::commit(ctx, work, track, Some(point::TO_ENDPOINT))?;
     skb::set_marks(ctx, mark::INGRESS_DONE);

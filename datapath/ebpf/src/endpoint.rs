@@ -3,13 +3,13 @@
 use core::ptr;
 
 use specola_datapath_common::{
-    endpoint::{EndpointRecord, PolicyState},
+    endpoint::{EndpointRecord, IFINDEX_HINTS, PolicyState},
     metrics::drop,
 };
 
 use crate::{
     address::{Mac, Quads},
-    maps::{SP_ENDPOINTS, SP_IFINDEX_SLOT},
+    maps::{SP_ENDPOINTS, SP_IFINDEX_HINT, SP_IFINDEX_SLOT},
     verdict::Drop,
     work::Work,
 };
@@ -28,6 +28,12 @@ impl Endpoint {
     /// There is none, or its slot is free: it is not ready.
     #[inline(always)]
     pub(crate) fn of_interface(ifindex: u32) -> Result<Self, Drop> {
+        if let Some(&slot) = SP_IFINDEX_HINT.get(ifindex & (IFINDEX_HINTS - 1))
+            && let Ok(endpoint) = Self::of_slot(slot as u32)
+            && endpoint.record.ifindex == ifindex
+        {
+            return Ok(endpoint);
+        }
         // SAFETY: only user space writes the map; the value is copied at once.
         match unsafe { SP_IFINDEX_SLOT.get(&ifindex) } {
             Some(&slot) => Self::of_slot(slot),
@@ -54,6 +60,16 @@ impl Endpoint {
         let word = unsafe { ptr::read_volatile(&raw const self.record.word) };
         let state =
             if EndpointRecord::active(word) == 0 { self.record.policy[0] } else { self.record.policy[1] };
+        (word, state)
+    }
+
+    /// [`Self::describe`], with what is in force for the endpoint. Gives its epoch and its state.
+    #[inline(always)]
+    pub(crate) fn enter(&self, work: &mut Work, direction: u8) -> (u64, PolicyState) {
+        self.describe(work, direction);
+        let (word, state) = self.policy();
+        work.event.epoch = EndpointRecord::epoch(word);
+        work.event.revision = state.revision;
         (word, state)
     }
 

@@ -5,7 +5,7 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     btf_maps::RingBuf,
-    helpers::bpf_ringbuf_query,
+    helpers::{bpf_get_smp_processor_id, bpf_ringbuf_query},
 };
 use specola_datapath_common::event::{Event, flags, lane};
 
@@ -39,6 +39,9 @@ extern "C" fn sp_emit() -> i32 {
     // SAFETY: the slot is this CPU's, and programs of one CPU do not nest.
     let counts = unsafe { &mut *counts };
     counts.attempts += 1;
+    work.boot_ns();
+    // SAFETY: the helper has no precondition.
+    work.event.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
     if work.event.lane == lane::DENY && fold(work) {
         counts.folded += 1;
         return 0;

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use specola_datapath_common::{
     config::mac_of,
-    conntrack::SIDE_INITIATOR,
+    conntrack::{SIDE_INITIATOR, SIDE_RESPONDER},
     direction,
     event::point,
     ipcache::{IpInfo, ip_flags},
@@ -22,7 +22,7 @@ use crate::{
     endpoint::Endpoint,
     ipcache,
     parse::{self, Network},
-    policy::{self, Question},
+    policy::{self, Question, Settled},
     skb::{self, mark},
     spoof, trace,
     verdict::{self, Drop, Outcome, PASS},
@@ -65,12 +65,24 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
         return Err(Drop::new(drop::INVALID_SOURCE_IP));
     }
     work.class |= class::FROM_POD;
+    let track = conntrack::track(ctx, work);
+    match policy::settled(work, &track, &sender) {
+        Some(Settled::Pod(receiver)) => {
+            let action = deliver::deliver_settled(ctx, work, &track, receiver, Way::Peer)?;
+            verdict::count(work, direction::EGRESS, 0);
+            return Ok(action);
+        }
+        Some(to) => {
+            sender.enter(work, direction::EGRESS);
+            return leave(ctx, work, &track, sender, matches!(to, Settled::Node));
+        }
+        None => {}
+    }
     let dst = ipcache::find(&work.dst, work.event.ip_version, &mut work.prefix);
     work.event.dst_identity = dst.identity;
     if work.is(class::NEIGHBOR) && stays_on_link(work, &dst) {
         return PASS;
     }
-    let track = conntrack::track(ctx, work);
     let question =
         Question { endpoint: sender, side: SIDE_INITIATOR, peer: dst.identity, direction: direction::EGRESS };
     policy::decide(work, &track, &question)?;
@@ -80,7 +92,9 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
         verdict::count(work, direction::EGRESS, 0);
         return Ok(action);
     }
-    leave(ctx, work, &track, sender, &dst)
+    let is_node = dst.flags & ip_flags::LOCAL_NODE != 0;
+    conntrack::set_elsewhere(work, &track, SIDE_RESPONDER ^ usize::from(track.dir), is_node);
+    leave(ctx, work, &track, sender, is_node)
 }
 
 /// Neighbour discovery goes to the link, or to the router on it.
@@ -91,9 +105,9 @@ fn stays_on_link(work: &Work, dst: &IpInfo) -> bool {
 
 /// The way to anything but a pod of this node: the host device for the node itself, else the stack's routing.
 #[inline(always)]
-fn leave(ctx: &TcContext, work: &mut Work, track: &Track, sender: Endpoint, dst: &IpInfo) -> Outcome {
+fn leave(ctx: &TcContext, work: &mut Work, track: &Track, sender: Endpoint, is_node: bool) -> Outcome {
     let host = CFG_HOST_IFINDEX.load();
-    let to_host = dst.flags & ip_flags::LOCAL_NODE != 0 && host != 0;
+    let to_host = is_node && host != 0;
     if to_host {
         skb::set_macs(ctx, host_mac(), sender.host_mac())?;
     }

@@ -9,9 +9,9 @@ use crate::{
     endpoint::Endpoint,
     ipcache,
     parse::{self, Network},
-    skb::{self, mark},
+    policy, spoof,
     verdict::{self, Outcome, PASS},
-    work::{Work, class},
+    work::Work,
 };
 
 #[classifier]
@@ -38,11 +38,11 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     let receiver = Endpoint::of_slot(u32::from(dst.slot))?;
     receiver.describe(work, direction::INGRESS);
     parse::transport(ctx, work)?;
-    let src = ipcache::find(&work.src, version, &mut work.prefix);
-    work.event.src_identity = src.identity;
-    if skb::marks(ctx) & mark::FROM_POD != 0 {
-        work.class |= class::COUNTED;
-    }
+    let is_pods = spoof::is_of_pod(ctx, work);
     let track = conntrack::track(ctx, work);
+    if !is_pods && policy::settled_from_elsewhere(work, &track, &receiver).is_some() {
+        return deliver::deliver_settled(ctx, work, &track, receiver, Way::Egress);
+    }
+    spoof::check_routed(work, &track, is_pods)?;
     deliver::deliver(ctx, work, &track, receiver, Way::Egress)
 }

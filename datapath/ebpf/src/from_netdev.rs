@@ -13,7 +13,7 @@ use crate::{
     endpoint::Endpoint,
     ipcache,
     parse::{self, Network},
-    skb,
+    policy, skb,
     verdict::{self, Drop, Outcome, PASS},
     work::Work,
 };
@@ -43,21 +43,39 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
         return PASS;
     };
     let version = work.event.ip_version;
-    let src = ipcache::find(&work.src, version, &mut work.prefix);
-    work.event.src_identity = src.identity;
     let dst = ipcache::find(&work.dst, version, &mut work.prefix);
     work.event.dst_identity = dst.identity;
+    if dst.slot != 0 {
+        return to_pod(ctx, work, dst.slot);
+    }
+    check_source(work)?;
+    PASS
+}
+
+/// The receiver is a pod of this node.
+#[inline(always)]
+fn to_pod(ctx: &TcContext, work: &mut Work, slot: u16) -> Outcome {
+    work.event.direction = direction::INGRESS;
+    let receiver = Endpoint::of_slot(u32::from(slot))?;
+    receiver.describe(work, direction::INGRESS);
+    parse::transport(ctx, work)?;
+    let track = conntrack::track(ctx, work);
+    if let Some(false) = policy::settled_from_elsewhere(work, &track, &receiver) {
+        return deliver::deliver_settled(ctx, work, &track, receiver, Way::Peer);
+    }
+    check_source(work)?;
+    conntrack::set_elsewhere(work, &track, usize::from(track.dir), false);
+    deliver::deliver(ctx, work, &track, receiver, Way::Peer)
+}
+
+/// Nobody out there may use an address of this node's.
+#[inline(always)]
+fn check_source(work: &mut Work) -> Result<(), Drop> {
+    let src = ipcache::find(&work.src, work.event.ip_version, &mut work.prefix);
+    work.event.src_identity = src.identity;
     if src.slot != 0 || src.flags & ip_flags::LOCAL_NODE != 0 {
         work.event.direction = direction::INGRESS;
         return Err(Drop::new(drop::INVALID_SOURCE_IP));
     }
-    if dst.slot == 0 {
-        return PASS;
-    }
-    work.event.direction = direction::INGRESS;
-    let receiver = Endpoint::of_slot(u32::from(dst.slot))?;
-    receiver.describe(work, direction::INGRESS);
-    parse::transport(ctx, work)?;
-    let track = conntrack::track(ctx, work);
-    deliver::deliver(ctx, work, &track, receiver, Way::Peer)
+    Ok(())
 }

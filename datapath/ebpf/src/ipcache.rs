@@ -9,6 +9,7 @@ use crate::{
     config::CFG_DUAL_STACK,
     keys::Prefix,
     maps::{SP_IPCACHE, SP_IPCACHE_LPM},
+    work::Work,
 };
 
 /// What is known of an address; an unknown one belongs to the world.
@@ -25,6 +26,18 @@ pub(crate) fn find(addr: &Address, version: u8, prefix: &mut Prefix) -> IpInfo {
         return *info;
     }
     IpInfo { identity: world(version), ..IpInfo::default() }
+}
+
+/// Fills the identities of a record's packet that nobody needed until now.
+#[inline(always)]
+pub(crate) fn identify(work: &mut Work) {
+    let version = work.event.ip_version;
+    if work.event.src_identity == identity::UNKNOWN {
+        work.event.src_identity = find(&work.src, version, &mut work.prefix).identity;
+    }
+    if work.event.dst_identity == identity::UNKNOWN {
+        work.event.dst_identity = find(&work.dst, version, &mut work.prefix).identity;
+    }
 }
 
 fn world(version: u8) -> u32 {

@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use specola_datapath_common::{
-    conntrack::CtValue,
-    endpoint::{EndpointRecord, MAX_SLOTS},
+    conntrack::{CtCount, CtValue},
+    endpoint::{EndpointRecord, IFINDEX_HINTS, MAX_SLOTS},
     event::{Event, lane},
     fold::{FOLD_ENTRIES, FoldCount, FoldKey},
     ipcache::IpInfo,
@@ -52,6 +52,9 @@ pub(crate) static SP_ENDPOINTS: Array<EndpointRecord, SLOTS, MMAPABLE> = Array::
 pub(crate) static SP_IFINDEX_SLOT: HashMap<u32, u32, SLOTS> = HashMap::new();
 
 #[btf_map]
+pub(crate) static SP_IFINDEX_HINT: Array<u64, { IFINDEX_HINTS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
 pub(crate) static SP_POLICY: ArrayOfMaps<PolicyTrie, { 2 * SLOTS }> = ArrayOfMaps::new();
 
 #[btf_map]
@@ -65,6 +68,9 @@ pub(crate) static SP_CT6_TCP: LruHashMap<Ct6, CtValue, 65536> = LruHashMap::new(
 
 #[btf_map]
 pub(crate) static SP_CT6_ANY: LruHashMap<Ct6, CtValue, 65536> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static SP_CT_COUNTS: PerCpuArray<CtCount, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static SP_METRICS: PerCpuArray<PacketCount, { METRIC_ENTRIES as usize }> = PerCpuArray::new();

@@ -3,21 +3,23 @@
 use core::ptr;
 
 use specola_datapath_common::{
-    conntrack::{CtSide, SIDE_AUDIT},
+    conntrack::{CtSide, NO_SLOT, SIDE_AUDIT, SIDE_NODE},
     direction,
     endpoint::{EndpointRecord, PolicyState, policy_flags},
     event::{ct_state, flags, kind, lane, match_type},
     metrics::drop,
     policy::{
-        AUTH_TYPE_MASK, PRECEDENCE_DENY, PREFIX_FULL, PREFIX_PROTO, PolicyValue, VALUE_AUDIT, VALUE_BY_DEFAULT,
+        AUTH_TYPE_MASK, PRECEDENCE_DENY, PREFIX_FULL, PREFIX_PROTO, PolicyValue, VALUE_AUDIT,
+        VALUE_BY_DEFAULT,
     },
+    proto,
 };
 
 use crate::{
     conntrack::Track,
     endpoint::Endpoint,
     event,
-    maps::{PolicyTrie, SP_NODE, SP_POLICY},
+    maps::{PolicyTrie, SP_POLICY},
     verdict::Drop,
     work::{Work, class},
 };
@@ -30,8 +32,19 @@ pub(crate) struct Question {
     pub(crate) side: usize,
     /// Identity of the other end.
     pub(crate) peer: u32,
-    /// See [`direction`]; the endpoint's.
+    /// Way of the packet, seen from the endpoint; see [`direction`].
     pub(crate) direction: u8,
+}
+
+/// Where the packets of a known connection go while both sides' verdicts hold.
+#[derive(Clone, Copy)]
+pub(crate) enum Settled {
+    /// To this pod of the node.
+    Pod(Endpoint),
+    /// To the node itself.
+    Node,
+    /// To somebody else.
+    Elsewhere,
 }
 
 /// What the trie says.
@@ -42,6 +55,61 @@ struct Answer {
     cookie: u32,
     match_type: u8,
     audit: bool,
+    /// Direction of the policy that was asked.
+    direction: u8,
+}
+
+/// What a packet's connection remembers of where it goes, if all of it is still true and allows the packet: then
+/// nobody needs to be asked.
+#[inline(always)]
+pub(crate) fn settled(work: &Work, track: &Track, sender: &Endpoint) -> Option<Settled> {
+    let own = track.side(usize::from(track.dir))?;
+    if !is_allowed(work, own, sender) {
+        return None;
+    }
+    let other = track.side(usize::from(track.dir) ^ 1)?;
+    // SAFETY: a live map value; other CPUs change it field by field, the stamp last.
+    let (slot, flags) = unsafe { ((*other).slot, (*other).flags) };
+    if slot == NO_SLOT {
+        return match (is_elsewhere(work, other), flags & SIDE_NODE != 0) {
+            (false, _) => None,
+            (true, true) => Some(Settled::Node),
+            (true, false) => Some(Settled::Elsewhere),
+        };
+    }
+    let receiver = Endpoint::of_slot(u32::from(slot)).ok()?;
+    if is_allowed(work, other, &receiver) { Some(Settled::Pod(receiver)) } else { None }
+}
+
+/// Whether the connection of a packet to `receiver` remembers that the sender is no pod of this node, and that the
+/// receiver's policy allows the packet. Gives whether the sender is the node.
+#[inline(always)]
+pub(crate) fn settled_from_elsewhere(work: &Work, track: &Track, receiver: &Endpoint) -> Option<bool> {
+    let own = track.side(usize::from(track.dir) ^ 1)?;
+    let other = track.side(usize::from(track.dir))?;
+    // SAFETY: as above.
+    let (slot, flags) = unsafe { ((*other).slot, (*other).flags) };
+    let holds = is_allowed(work, own, receiver) && slot == NO_SLOT && is_elsewhere(work, other);
+    if holds { Some(flags & SIDE_NODE != 0) } else { None }
+}
+
+/// Whether a side is this endpoint's and its verdict, which still holds, lets packets pass.
+#[inline(always)]
+fn is_allowed(work: &Work, side: *mut CtSide, endpoint: &Endpoint) -> bool {
+    // SAFETY: as above.
+    let (slot, stamp) = unsafe { ((*side).slot, ptr::read_volatile(&raw const (*side).stamp)) };
+    let (word, state) = endpoint.policy();
+    u32::from(slot) == endpoint.slot
+        && state.flags & policy_flags::READY != 0
+        && stamp == CtSide::stamp_of(work.node_epoch, EndpointRecord::epoch(word), false)
+}
+
+/// Whether it still holds that a side is no pod of this node.
+#[inline(always)]
+fn is_elsewhere(work: &Work, side: *mut CtSide) -> bool {
+    // SAFETY: as above.
+    let stamp = unsafe { ptr::read_volatile(&raw const (*side).stamp) };
+    stamp != 0 && stamp == CtSide::elsewhere(work.node_epoch)
 }
 
 /// Decides and reports: every deny, and every allow that is new or a change.
@@ -50,39 +118,38 @@ struct Answer {
 /// The policy denies, or the endpoint has none yet.
 #[inline(always)]
 pub(crate) fn decide(work: &mut Work, track: &Track, question: &Question) -> Result<(), Drop> {
-    question.endpoint.describe(work, question.direction);
-    let (word, state) = question.endpoint.policy();
+    let (word, state) = question.endpoint.enter(work, question.direction);
     let epoch = EndpointRecord::epoch(word);
-    work.event.epoch = epoch;
-    work.event.revision = state.revision;
     if state.flags & policy_flags::READY == 0 {
         return Err(Drop::new(drop::EP_NOT_READY));
     }
-    let slot = question.endpoint.slot as u16;
-    if track.is_exempt() && !is_inherited(track, question.side, slot) || work.is(class::SELF) {
+    if track.state == ct_state::RELATED || work.is(class::SELF) {
         return Ok(());
     }
-    let node_epoch = SP_NODE.get(0).map_or(0, |epoch| {
-        // SAFETY: the reference is valid; user space stores the word while we read it, by one aligned store.
-        unsafe { ptr::read_volatile(epoch) as u32 }
-    });
-    let cached = track.side(question.side);
+    let (slot, node_epoch) = (question.endpoint.slot as u16, work.node_epoch);
+    let side = question.side ^ usize::from(track.dir);
+    let mut about = About { direction: question.direction, is_reply: false };
     let mut before = 0;
-    if let Some(side) = cached {
+    // A side that another endpoint left behind, which had the address before, is replaced by the opener's packets; an
+    // answer to it opens a connection of its own.
+    let mut keep = track.side(side).filter(|_| track.state == ct_state::ESTABLISHED);
+    if let Some(held) = track.side(side) {
         // SAFETY: a live map value; other CPUs replace it field by field, the stamp last.
-        let stamp = unsafe { ptr::read_volatile(&raw const (*side).stamp) };
+        let stamp = unsafe { ptr::read_volatile(&raw const (*held).stamp) };
         // SAFETY: as above.
-        let side = unsafe { &*side };
-        if side.slot == slot {
+        let known = unsafe { &*held };
+        if known.slot == slot {
+            about = About::of(track, question.direction);
             before = stamp;
+            keep = Some(held);
             if CtSide::is_current(stamp, node_epoch, epoch) {
-                return again(work, side, stamp);
+                return again(work, known, stamp, about);
             }
         }
     }
-    let answer = ask(work, question, EndpointRecord::active(word), &state);
+    let answer = ask(work, question, about, EndpointRecord::active(word), &state);
     let denied = answer.verdict < 0;
-    let side = CtSide {
+    let made = CtSide {
         stamp: CtSide::stamp_of(node_epoch, epoch, denied),
         cookie: answer.cookie,
         verdict: answer.verdict,
@@ -93,36 +160,50 @@ pub(crate) fn decide(work: &mut Work, track: &Track, question: &Question) -> Res
         unreported_tcp_flags: 0,
         pad: 0,
     };
-    match cached {
-        Some(cached) => store(cached, &side),
-        None => work.fresh.sides[question.side & 1] = side,
+    match keep {
+        Some(held) => store(held, &made),
+        None => work.fresh.sides[side & 1] = made,
     }
     if denied || before == 0 || before & 1 != 0 {
         verdict_record(work, &answer);
+        if !denied {
+            work.event.direction = question.direction;
+        }
     }
     if denied { Err(Drop::reported(answer.verdict.unsigned_abs() as u8)) } else { Ok(()) }
 }
 
-/// Whether a reply is one to a connection of another endpoint, which had the address before. `side` is the endpoint's,
-/// if the packet were the initiator's.
-#[inline(always)]
-fn is_inherited(track: &Track, side: usize, slot: u16) -> bool {
-    if track.state != ct_state::REPLY || track.entry.is_null() {
-        return false;
+/// Which policy a packet is judged by.
+#[derive(Clone, Copy)]
+struct About {
+    direction: u8,
+    /// The packet is an answer: it is judged as its connection's first packet was, which went the other way.
+    is_reply: bool,
+}
+
+impl About {
+    #[inline(always)]
+    const fn of(track: &Track, way: u8) -> Self {
+        let is_reply = track.state == ct_state::REPLY;
+        let other_way = if way == direction::EGRESS { direction::INGRESS } else { direction::EGRESS };
+        Self { direction: if is_reply { other_way } else { way }, is_reply }
     }
-    // SAFETY: the entry is a live map value; the index is 0 or 1.
-    let holder = unsafe { ptr::read_volatile(&raw const (*track.entry).sides[(side ^ 1) & 1].slot) };
-    holder != slot
 }
 
 /// Repeats a verdict that still holds. A deny is reported each time.
 #[inline(always)]
-fn again(work: &mut Work, side: &CtSide, stamp: u64) -> Result<(), Drop> {
+fn again(work: &mut Work, side: &CtSide, stamp: u64, about: About) -> Result<(), Drop> {
     if stamp & 1 == 0 {
         return Ok(());
     }
     let verdict = if side.verdict < 0 { side.verdict } else { -i32::from(drop::POLICY_DENIED) };
-    let answer = Answer { verdict, cookie: side.cookie, match_type: side.match_type, audit: false };
+    let answer = Answer {
+        verdict,
+        cookie: side.cookie,
+        match_type: side.match_type,
+        audit: false,
+        direction: about.direction,
+    };
     verdict_record(work, &answer);
     Err(Drop::reported(verdict.unsigned_abs() as u8))
 }
@@ -146,16 +227,20 @@ fn store(at: *mut CtSide, side: &CtSide) {
 pub(crate) fn lookup(work: &mut Work, endpoint: Endpoint, peer: u32, direction: u8) -> u32 {
     let (word, state) = endpoint.policy();
     let question = Question { endpoint, side: 0, peer, direction };
-    ask(work, &question, EndpointRecord::active(word), &state).cookie
+    let about = About { direction, is_reply: false };
+    ask(work, &question, about, EndpointRecord::active(word), &state).cookie
 }
 
 /// Asks the active trie: first about this peer, then about any.
 #[inline(always)]
-fn ask(work: &mut Work, question: &Question, active: u32, state: &PolicyState) -> Answer {
-    let egress = question.direction == direction::EGRESS;
+fn ask(work: &mut Work, question: &Question, about: About, active: u32, state: &PolicyState) -> Answer {
+    let egress = about.direction == direction::EGRESS;
     let default = if egress { state.default_cookie_egress } else { state.default_cookie_ingress };
     let no_ports = work.is(class::NO_PORTS);
     let audit_mode = state.flags & policy_flags::AUDIT != 0;
+    if about.is_reply {
+        work.policy_port = opener_port(work);
+    }
     work.policy.prefix_len = if no_ports { PREFIX_PROTO } else { PREFIX_FULL };
     work.policy.egress = u8::from(egress);
     work.policy.proto = work.event.proto;
@@ -164,7 +249,13 @@ fn ask(work: &mut Work, question: &Question, active: u32, state: &PolicyState) -
     let Some((value, any_peer)) = hit else {
         let reason = if no_ports { drop::FRAG_NOT_FOUND } else { drop::POLICY_DENIED };
         let verdict = if audit_mode { 0 } else { -i32::from(reason) };
-        return Answer { verdict, cookie: default, match_type: match_type::NONE, audit: audit_mode };
+        return Answer {
+            verdict,
+            cookie: default,
+            match_type: match_type::NONE,
+            audit: audit_mode,
+            direction: about.direction,
+        };
     };
     let refusal = if value.is_deny() && value.deny_plen & VALUE_BY_DEFAULT != 0 {
         drop::POLICY_DENIED
@@ -186,7 +277,26 @@ fn ask(work: &mut Work, question: &Question, active: u32, state: &PolicyState) -
     } else {
         0
     };
-    Answer { verdict, cookie: value.cookie, match_type: match_type_of(&value, any_peer), audit }
+    Answer {
+        verdict,
+        cookie: value.cookie,
+        match_type: match_type_of(&value, any_peer),
+        audit,
+        direction: about.direction,
+    }
+}
+
+/// Port of the policy key that an answer's connection was opened with: where the answer comes from. Of ICMP only answers
+/// to echo requests have a connection.
+#[inline(always)]
+fn opener_port(work: &Work) -> u16 {
+    const ECHO: u16 = 8;
+    const ECHO_IPV6: u16 = 128;
+    match work.event.proto {
+        proto::ICMP => ECHO,
+        proto::ICMPV6 => ECHO_IPV6,
+        _ => work.event.src_port,
+    }
 }
 
 /// The entry that decides, and whether it is one for any peer.
@@ -269,6 +379,7 @@ fn verdict_record(work: &mut Work, answer: &Answer) {
     event.obs_point = 0;
     event.verdict = answer.verdict;
     event.match_type = answer.match_type;
+    event.direction = answer.direction;
     event.cookie = answer.cookie;
     event.flags &= !(flags::AUDIT | flags::CLOSE | flags::COUNTERS);
     if answer.audit {

@@ -10,9 +10,10 @@ use specola_datapath_common::{direction, metrics::drop};
 use crate::{
     conntrack, deliver,
     endpoint::Endpoint,
-    ipcache,
     parse::{self, Network},
+    policy,
     skb::{self, mark},
+    spoof,
     verdict::{self, Drop, Outcome, PASS},
     work::{Work, class},
 };
@@ -43,12 +44,13 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     if work.is(class::NEIGHBOR) {
         return PASS;
     }
-    if skb::marks(ctx) & mark::FROM_POD != 0 {
-        work.class |= class::COUNTED;
-    }
-    let src = ipcache::find(&work.src, work.event.ip_version, &mut work.prefix);
-    work.event.src_identity = src.identity;
+    let is_pods = spoof::is_of_pod(ctx, work);
     let track = conntrack::track(ctx, work);
+    if !is_pods && policy::settled_from_elsewhere(work, &track, &receiver).is_some() {
+        deliver::admit_settled(ctx, work, &track, receiver)?;
+        return PASS;
+    }
+    spoof::check_routed(work, &track, is_pods)?;
     deliver::admit(ctx, work, &track, receiver)?;
     PASS
 }

@@ -4,7 +4,6 @@ use aya_ebpf::programs::TcContext;
 use specola_datapath_common::{
     conntrack::{CtValue, state},
     direction,
-    endpoint::EndpointRecord,
     event::{ct_state, flags, kind, lane},
 };
 
@@ -38,7 +37,7 @@ pub(crate) fn commit(
             if !track.entry.is_null() {
                 close_previous(work, track.entry, point);
             }
-            conntrack::create(work)?
+            conntrack::create(work, track)?
         }
         _ if track.entry.is_null() => Progress { report: true, closed: false },
         _ if work.is(class::COUNTED) => {
@@ -97,6 +96,7 @@ fn close_previous(work: &mut Work, entry: *mut CtValue, point: Option<u8>) {
 
 #[inline(always)]
 fn trace_record(work: &mut Work, point: u8, bits: u8) {
+    ipcache::identify(work);
     let event = &mut work.event;
     event.kind = kind::TRACE;
     event.lane = lane::TRACE;
@@ -125,12 +125,8 @@ pub(crate) fn observe(ctx: &TcContext, work: &mut Work, point: u8, closes: bool)
     let Ok(sender) = Endpoint::of_slot(u32::from(src.slot)) else {
         return;
     };
-    sender.describe(work, direction::EGRESS);
-    let (word, state) = sender.policy();
-    work.event.epoch = EndpointRecord::epoch(word);
-    work.event.revision = state.revision;
+    sender.enter(work, direction::EGRESS);
     work.event.src_identity = src.identity;
-    work.event.dst_identity = ipcache::find(&work.dst, version, &mut work.prefix).identity;
     let track = conntrack::track(ctx, work);
     let mut bits = 0;
     if !track.entry.is_null() {

@@ -6,7 +6,11 @@ use specola_datapath_common::{
     metrics::metric_index,
 };
 
-use crate::{event, maps::SP_METRICS, work::Work};
+use crate::{
+    event, ipcache,
+    maps::SP_METRICS,
+    work::{self, Work},
+};
 
 /// Why a packet is dropped.
 #[derive(Clone, Copy)]
@@ -50,6 +54,11 @@ pub(crate) fn finish(work: &mut Work, outcome: Outcome) -> i32 {
         Err(drop) => {
             count(work, work.event.direction, drop.reason);
             if !drop.reported {
+                if work.event.ip_version == 0 {
+                    work::forget_addresses(work);
+                } else {
+                    ipcache::identify(work);
+                }
                 let event = &mut work.event;
                 event.kind = kind::DROP;
                 event.lane = lane::DENY;

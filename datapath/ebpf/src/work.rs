@@ -1,10 +1,10 @@
 //! What a program knows of the packet in its hands: one record per CPU, because the stack has 512 bytes.
 
-use core::{arch::asm, ptr};
+use core::{arch::asm, mem::offset_of, ptr};
 
 use aya_ebpf::{
     btf_maps::PerCpuArray,
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
+    helpers::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns},
     macros::btf_map,
     programs::TcContext,
 };
@@ -19,6 +19,7 @@ use crate::{
     address::{Address, Mac},
     fragment::FragmentKey,
     keys::{Ct4, Ct6, Prefix},
+    maps::SP_NODE,
     parse::Quoted,
     skb,
 };
@@ -63,6 +64,10 @@ pub(crate) struct Work {
     pub(crate) answer: PolicyValue,
     /// What an ICMP error quotes.
     pub(crate) quoted: Quoted,
+    /// `bpf_ktime_get_coarse_ns` at the packet's arrival.
+    pub(crate) now_ns: u64,
+    /// The node's epoch, read before anything that it stands for.
+    pub(crate) node_epoch: u32,
     /// Where the transport header begins.
     pub(crate) l4_offset: u32,
     /// Where the network packet ends by its own length; what follows in the frame is padding.
@@ -95,18 +100,28 @@ impl Work {
         work.ct_src_port = 0;
         work.ct_dst_port = 0;
         work.policy_port = 0;
+        // SAFETY: the helper has no precondition.
+        work.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+        work.node_epoch = SP_NODE.get(0).map_or(0, |epoch| {
+            // SAFETY: the reference is valid; user space stores the word while we read it, by one aligned store.
+            unsafe { ptr::read_volatile(epoch) as u32 }
+        });
         let event = &mut work.event;
-        clear_words(event);
+        clear_draft(event);
         event.abi = EVENT_ABI;
-        // SAFETY: the helper has no precondition.
-        event.boot_ns = unsafe { bpf_ktime_get_boot_ns() };
-        // SAFETY: the helper has no precondition.
-        event.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
         event.ifindex = skb::ifindex(ctx);
         event.length = ctx.len();
-        clear_words(&mut work.src);
-        clear_words(&mut work.dst);
         Some(work)
+    }
+
+    /// The packet's time stamp. The exact clock is read when the first record needs it.
+    #[inline(always)]
+    pub(crate) fn boot_ns(&mut self) -> u64 {
+        if self.event.boot_ns == 0 {
+            // SAFETY: the helper has no precondition.
+            self.event.boot_ns = unsafe { bpf_ktime_get_boot_ns() };
+        }
+        self.event.boot_ns
     }
 
     /// This CPU's record as it is.
@@ -168,6 +183,44 @@ impl Work {
     pub(crate) fn is(&self, bits: u16) -> bool {
         self.class & bits != 0
     }
+}
+
+/// Words of the draft that parsing does not write for every packet. What is missing: interface and length, which
+/// [`Work::begin`] writes; the addresses, which [`forget_addresses`] clears where there are none; the counters, which
+/// [`crate::event`] clears where they do not belong; the reserved words, which are always zero.
+const DRAFT: [usize; 10] = [
+    0,
+    offset_of!(Event, boot_ns) / 8,
+    offset_of!(Event, cpu) / 8,
+    offset_of!(Event, src_identity) / 8,
+    offset_of!(Event, src_port) / 8,
+    offset_of!(Event, verdict) / 8,
+    offset_of!(Event, revision) / 8,
+    offset_of!(Event, src_mac) / 8,
+    offset_of!(Event, dst_mac) / 8 + 1,
+    offset_of!(Event, fold) / 8,
+];
+const _: () = assert!(offset_of!(Event, cpu) == 16 && offset_of!(Event, ifindex) == 24);
+const _: () = assert!(offset_of!(Event, src_identity) == 32 && offset_of!(Event, src_addr) == 40);
+const _: () = assert!(offset_of!(Event, src_port) == 72 && offset_of!(Event, verdict) == 80);
+const _: () = assert!(offset_of!(Event, revision) == 88 && offset_of!(Event, src_mac) == 96);
+const _: () = assert!(offset_of!(Event, dst_mac) == 102 && offset_of!(Event, fold) == 112);
+const _: () = assert!(offset_of!(Event, packets_fwd) == 120);
+
+/// Readies the draft for a new packet.
+#[inline(always)]
+fn clear_draft(event: &mut Event) {
+    let words = ptr::from_mut(event).cast::<u64>();
+    for index in DRAFT {
+        // SAFETY: the offsets are those of fields, and the record is integers only, on 8-byte boundaries.
+        unsafe { words.add(index).write_volatile(0) };
+    }
+}
+
+/// Clears the addresses of a draft whose packet has none.
+#[inline(always)]
+pub(crate) fn forget_addresses(work: &mut Work) {
+    work.set_addresses(Address([0; 2]), Address([0; 2]));
 }
 
 /// Zeroes a record word by word. Plain stores of zero would become a call of `memset`, which here is a loop over bytes.

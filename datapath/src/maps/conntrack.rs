@@ -65,15 +65,16 @@ impl Connection {
         if self.value.initiator == 0 { [low, high] } else { [high, low] }
     }
 
-    /// Whether the connection is over at a moment (time since boot, ns): nothing was seen of it for its lifetime.
+    /// Whether the connection is over at a moment (`CLOCK_MONOTONIC`, ns): nothing was seen of it for its lifetime.
     pub fn is_expired(&self, now_ns: u64) -> bool {
         let lifetime_ns = lifetime_of(self.key.proto(), self.value.state) * 1_000_000;
         now_ns.saturating_sub(self.value.last_seen_ns) > lifetime_ns
     }
 
     /// The record that closes a connection which nobody saw end, as the programs would have written it, with final
-    /// counters. Identities are 0 and endpoint ids are 0: the caller knows them by address and slot.
-    pub fn close_event(&self, now_ns: u64) -> Event {
+    /// counters. Identities are 0 and endpoint ids are 0: the caller knows them by address and slot. `boot_ns`: time since
+    /// boot.
+    pub fn close_event(&self, boot_ns: u64) -> Event {
         let [initiator, responder] = self.ends();
         let (is_local, value) = (|side: usize| self.slot(side) != NO_SLOT, &self.value);
         let at_responder = is_local(SIDE_RESPONDER) || !is_local(SIDE_INITIATOR);
@@ -89,7 +90,7 @@ impl Connection {
             lane: lane::TRACE,
             obs_point,
             flags: event::flags::CLOSE | event::flags::COUNTERS | event::flags::BY_AGENT,
-            boot_ns: now_ns,
+            boot_ns,
             endpoint_slot: if is_local(side) { self.slot(side) } else { 0 },
             ip_version: if initiator.0.is_ipv4() { IPV4 } else { IPV6 },
             proto: self.key.proto(),
@@ -160,7 +161,7 @@ impl Conntrack {
         Ok(())
     }
 
-    /// Removes connections that are over at `now_ns` (time since boot). `closed` gets those whose end nobody reported,
+    /// Removes connections that are over at `now_ns` (`CLOCK_MONOTONIC`). `closed` gets those whose end nobody reported,
     /// with their final counters; see [`Connection::close_event`].
     ///
     /// # Errors

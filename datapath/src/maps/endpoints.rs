@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
-use specola_datapath_common::endpoint::{EndpointRecord, MAX_SLOTS, PolicyState, policy_flags};
+use specola_datapath_common::endpoint::{
+    EndpointRecord, IFINDEX_HINTS, MAX_SLOTS, PolicyState, policy_flags,
+};
 use specola_datapath_common::names;
 
 use super::words::Words;
@@ -58,18 +60,29 @@ pub(crate) struct EndpointTable {
     /// Keeps the array alive as long as the mapping.
     _array: Map,
     by_ifindex: HashMap<MapData, u32, u32>,
+    /// Where the programs look first. Never wrong for long: what a record does not confirm counts for nothing.
+    hints: Words,
+    _hints: Map,
 }
 
 impl EndpointTable {
     pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
-        let array = take(ebpf, names::ENDPOINTS)?;
+        let records = size_of::<EndpointRecord>() * MAX_SLOTS as usize;
+        let (words, array) = Self::map(ebpf, names::ENDPOINTS, records)?;
+        let hints = size_of::<u64>() * IFINDEX_HINTS as usize;
+        let (hints, _hints) = Self::map(ebpf, names::IFINDEX_HINT, hints)?;
+        Ok(Self { words, _array: array, by_ifindex: take_as(ebpf, names::IFINDEX_SLOT)?, hints, _hints })
+    }
+
+    /// Maps an array's memory; the array itself keeps it alive.
+    fn map(ebpf: &mut Ebpf, name: &'static str, bytes: usize) -> Result<(Words, Map), MapsError> {
+        let array = take(ebpf, name)?;
         let Map::Array(data) = &array else {
-            return Err(MapsError::Missing { name: names::ENDPOINTS });
+            return Err(MapsError::Missing { name });
         };
-        let bytes = size_of::<EndpointRecord>() * MAX_SLOTS as usize;
-        let words = Words::map(data.fd().as_fd(), bytes)
-            .map_err(|source| MapsError::Mmap { name: names::ENDPOINTS, source })?;
-        Ok(Self { words, _array: array, by_ifindex: take_as(ebpf, names::IFINDEX_SLOT)? })
+        let words =
+            Words::map(data.fd().as_fd(), bytes).map_err(|source| MapsError::Mmap { name, source })?;
+        Ok((words, array))
     }
 
     /// The record of a slot, also of an empty one.
@@ -110,9 +123,7 @@ impl EndpointTable {
         let word = EndpointRecord::word_of(EndpointRecord::active(old), next_epoch(old));
         self.write_fields(slot, &EndpointRecord { policy: [PolicyState::default(); 2], word, ..*record });
         self.words.word(Self::first_word(slot)).store(word, Ordering::Release);
-        self.by_ifindex
-            .insert(record.ifindex, u32::from(slot), 0)
-            .map_err(MapsError::kernel(names::IFINDEX_SLOT, "insert"))
+        self.index(slot, record.ifindex)
     }
 
     /// Writes the fields of a live endpoint that do not belong to its policy, and lets cached verdicts expire.
@@ -122,8 +133,15 @@ impl EndpointTable {
         if old.identity != record.identity {
             self.flip(slot, EndpointRecord::active(old.word));
         }
+        self.index(slot, record.ifindex)
+    }
+
+    /// Makes packets of an interface find a slot.
+    fn index(&mut self, slot: u16, ifindex: u32) -> Result<(), MapsError> {
+        let hint = ifindex as usize % IFINDEX_HINTS as usize;
+        self.hints.word(hint).store(u64::from(slot), Ordering::Relaxed);
         self.by_ifindex
-            .insert(record.ifindex, u32::from(slot), 0)
+            .insert(ifindex, u32::from(slot), 0)
             .map_err(MapsError::kernel(names::IFINDEX_SLOT, "insert"))
     }
 

@@ -4,12 +4,13 @@ use specola_datapath::abi::{
     conntrack::{NO_SLOT, SIDE_INITIATOR, SIDE_RESPONDER, state},
     direction,
     event::{Event, ct_state, flags, kind, point, tcp_flags::*},
+    ipcache::{IpInfo, ip_flags},
     metrics::drop,
     names::{FROM_CONTAINER, FROM_HOST, FROM_NETDEV, TO_CONTAINER},
 };
 use specola_testkit::packet::Frame;
 
-use crate::harness::{A, B, Kernel, NODE, OK, REDIRECT, REMOTE, Rule, Run, SHOT, from_pod};
+use crate::harness::{A, B, Kernel, LocalPod, NODE, OK, REDIRECT, REMOTE, Rule, Run, SHOT, from_pod};
 
 /// A TCP segment of pod A to pod B's port 80, or back.
 fn segment(kernel: &mut Kernel, from_a: bool, flags: u8, data: usize) -> Run {
@@ -129,9 +130,8 @@ fn who_answers_may_not_open() {
     // Likewise an echo request on the id of somebody else's.
     kernel.allow(A, Rule::egress().port(1, 8).cookie(3));
     kernel.allow(B, Rule::ingress().port(1, 8).cookie(4));
-    let ping = |from: crate::harness::LocalPod, to: crate::harness::LocalPod, kind| {
-        from_pod(from, Frame::v4(from.v4, to.v4).icmp(kind, 0, 9))
-    };
+    let ping =
+        |from: LocalPod, to: LocalPod, kind| from_pod(from, Frame::v4(from.v4, to.v4).icmp(kind, 0, 9));
     assert_eq!(kernel.run(FROM_CONTAINER, Some(A), &ping(A, B, 8)).action, REDIRECT);
     assert_eq!(kernel.run(FROM_CONTAINER, Some(B), &ping(B, A, 0)).action, REDIRECT);
     assert_eq!(kernel.run(FROM_CONTAINER, Some(B), &ping(B, A, 8)).action, SHOT);
@@ -154,7 +154,7 @@ fn when_policy_allows_it_the_other_side_takes_the_ports_over() {
 }
 
 #[test]
-fn a_new_deny_cuts_an_old_connection_and_only_its_opener() {
+fn a_new_deny_cuts_an_old_connection_in_both_directions() {
     let mut kernel = one_way();
     segment(&mut kernel, true, SYN, 0);
     segment(&mut kernel, false, SYN | ACK, 0);
@@ -170,8 +170,142 @@ fn a_new_deny_cuts_an_old_connection_and_only_its_opener() {
         assert_eq!((event.ct_state, event.endpoint_id), (ct_state::ESTABLISHED, B.id));
     }
     assert_eq!(kernel.connections()[0].packets, [2, 1]);
-    assert_eq!(segment(&mut kernel, false, ACK, 0).action, REDIRECT, "answers are exempt");
-    assert_eq!(kernel.counted(direction::INGRESS, drop::POLICY_DENY), 3);
+    // The answers as well, by the same verdict: it is about the connection, which the other side opened.
+    let run = segment(&mut kernel, false, ACK, 0);
+    let event = run.only();
+    assert_eq!((run.action, event.verdict, event.cookie), (SHOT, -i32::from(drop::POLICY_DENY), 99));
+    assert_eq!(
+        (event.ct_state, event.endpoint_id, event.direction),
+        (ct_state::REPLY, B.id, direction::INGRESS)
+    );
+    assert_eq!(kernel.counted(direction::INGRESS, drop::POLICY_DENY), 4);
+}
+
+/// Who only answers goes on for as long as the connection may, also when the opener says no more.
+#[test]
+fn answers_are_judged_by_the_policy_that_let_their_connection_in() {
+    type Back = (fn(LocalPod, &str) -> Frame, u8, u16);
+    let udp: Back = (|pod, to| Frame::v4(pod.v4, to).udp(53, 40000), 17, 53);
+    let tcp: Back = (|pod, to| Frame::v4(pod.v4, to).tcp(53, 40000, ACK), 6, 53);
+    let ping: Back = (|pod, to| Frame::v4(pod.v4, to).icmp(0, 0, 40000), 1, 8);
+    let opener = |proto| {
+        let base = Frame::v4(A.v4, B.v4);
+        match proto {
+            17 => base.udp(40000, 53),
+            6 => base.tcp(40000, 53, SYN),
+            _ => base.icmp(8, 0, 40000),
+        }
+    };
+    for (back, proto, port) in [udp, tcp, ping] {
+        // Either side's policy may take the connection back.
+        for (pod, way, denied) in
+            [(A, direction::EGRESS, Rule::egress()), (B, direction::INGRESS, Rule::ingress())]
+        {
+            let mut kernel = Kernel::new();
+            kernel.allow(A, Rule::egress().peer(B.identity).port(proto, port).cookie(1));
+            kernel.allow(B, Rule::ingress().peer(A.identity).port(proto, port).cookie(2));
+            assert_eq!(kernel.run(FROM_CONTAINER, Some(A), &from_pod(A, opener(proto))).action, REDIRECT);
+            let answer = from_pod(B, back(B, A.v4));
+            assert_eq!(kernel.run(FROM_CONTAINER, Some(B), &answer).action, REDIRECT);
+            // A new epoch without a new answer changes nothing and says nothing.
+            kernel.endpoint(pod, 1, 2);
+            let run = kernel.run(FROM_CONTAINER, Some(B), &answer);
+            assert_eq!((run.action, run.events.len()), (REDIRECT, 0), "{proto} {way}");
+            kernel.allow(pod, denied.deny().cookie(99));
+            kernel.endpoint(pod, 1, 3);
+            for _ in 0..2 {
+                let run = kernel.run(FROM_CONTAINER, Some(B), &answer);
+                let event = run.only();
+                assert_eq!((run.action, event.verdict, event.cookie), (SHOT, -181, 99), "{proto} {way}");
+                assert_eq!((event.endpoint_id, event.direction), (pod.id, way));
+                assert_eq!((event.flags & flags::REPLY, event.ct_state), (flags::REPLY, ct_state::REPLY));
+                assert_eq!((event.src_identity, event.dst_identity), (B.identity, A.identity));
+            }
+            // And lets it go on when the deny goes.
+            kernel.clear_entries(pod);
+            let side = if pod.id == A.id {
+                Rule::egress().peer(B.identity)
+            } else {
+                Rule::ingress().peer(A.identity)
+            };
+            kernel.allow(pod, side.port(proto, port).cookie(3));
+            kernel.endpoint(pod, 1, 4);
+            let run = kernel.run(FROM_CONTAINER, Some(B), &answer);
+            let verdict = run.events[0];
+            assert_eq!((run.action, verdict.kind, verdict.cookie), (REDIRECT, kind::POLICY_VERDICT, 3));
+        }
+    }
+}
+
+/// The same from afar: the opener is no pod of this node, the answer leaves it.
+#[test]
+fn an_answer_that_leaves_the_node_is_cut_too() {
+    let mut kernel = Kernel::new();
+    kernel.allow(A, Rule::ingress().peer(REMOTE.2).port(17, 53).cookie(5));
+    let query = Frame::v4(REMOTE.0, A.v4).udp(40000, 53).bytes();
+    assert_eq!(kernel.run(FROM_NETDEV, None, &query).action, REDIRECT);
+    let answer = from_pod(A, Frame::v4(A.v4, REMOTE.0).udp(53, 40000));
+    assert_eq!(kernel.run(FROM_CONTAINER, Some(A), &answer).action, OK);
+    kernel.clear_entries(A);
+    kernel.endpoint(A, 1, 2);
+    let run = kernel.run(FROM_CONTAINER, Some(A), &answer);
+    let event = run.only();
+    assert_eq!((run.action, event.verdict, event.direction), (SHOT, -133, direction::INGRESS));
+    assert_eq!((event.src_identity, event.dst_identity), (A.identity, REMOTE.2));
+}
+
+/// What a connection remembers of its other end counts only as long as no address changed hands.
+#[test]
+fn an_address_that_changes_hands_is_looked_up_again() {
+    let local = IpInfo { identity: B.identity, slot: B.slot, ..IpInfo::default() };
+    let remote = IpInfo { identity: REMOTE.2, ..IpInfo::default() };
+    let node = IpInfo { identity: NODE.2, flags: ip_flags::LOCAL_NODE, ..IpInfo::default() };
+    let frame = from_pod(A, Frame::v4(A.v4, REMOTE.0).udp(1, 2));
+    let mut kernel = Kernel::with(5_000, 42);
+    kernel.open();
+    let mut epoch = 1;
+    for (info, action, mark) in
+        [(remote, OK, 0x0400), (node, REDIRECT, 0x0400), (local, REDIRECT, 0x0100)].repeat(2)
+    {
+        epoch += 1;
+        kernel.ip(REMOTE.0, info);
+        kernel.set_node_epoch(epoch);
+        for _ in 0..3 {
+            let run = kernel.run(FROM_CONTAINER, Some(A), &frame);
+            assert_eq!((run.action, run.mark & 0x0500), (action, mark), "{info:?}");
+        }
+    }
+    // A pod that goes takes its connections with it.
+    kernel.endpoint(LocalPod { identity: 0, ..B }, 0, 0);
+    assert_eq!(kernel.run(FROM_CONTAINER, Some(A), &frame).only().verdict, -203);
+}
+
+/// Packets that a connection lets through without asking are those of its own sender.
+#[test]
+fn a_known_connection_does_not_cover_a_forged_sender() {
+    let mut kernel = Kernel::new();
+    kernel.open();
+    let mut run =
+        |program, source: &str| kernel.run(program, None, &Frame::v4(source, A.v4).udp(1, 2).bytes());
+    // The node's own connection to the pod, also when it is known.
+    assert_eq!(run(FROM_HOST, NODE.0).action, REDIRECT);
+    assert_eq!(run(FROM_HOST, NODE.0).action, REDIRECT);
+    assert_eq!(run(FROM_NETDEV, NODE.0).only().verdict, -132);
+    // And a pod's.
+    let known = from_pod(B, Frame::v4(B.v4, A.v4).udp(1, 2));
+    for _ in 0..2 {
+        assert_eq!(kernel.run(FROM_CONTAINER, Some(B), &known).action, REDIRECT);
+    }
+    for (program, pod) in [(FROM_NETDEV, None), (FROM_HOST, None), (TO_CONTAINER, Some(A))] {
+        let run = kernel.run(program, pod, &Frame::v4(B.v4, A.v4).udp(1, 2).bytes());
+        let event = run.only();
+        assert_eq!((run.action, event.verdict, event.src_identity), (SHOT, -132, B.identity), "{program}");
+    }
+    // Unless the pod did send it, to an address that the stack translated.
+    for (program, pod) in [(FROM_HOST, None), (TO_CONTAINER, Some(A))] {
+        let frame = Frame::v4(B.v4, A.v4).udp(1, 2).bytes();
+        assert_ne!(kernel.run_marked(program, pod, &frame, 0x0400).action, SHOT, "{program}");
+    }
 }
 
 #[test]
@@ -350,6 +484,7 @@ fn a_packet_that_comes_back_through_the_stack_is_counted_once() {
         assert_eq!(kernel.run_marked(program, Some(B), &frame, FROM_POD).action, action);
         assert_eq!(kernel.connections()[0].packets, [1, 0]);
     }
-    assert_eq!(kernel.run(TO_CONTAINER, Some(B), &frame).action, OK);
-    assert_eq!(kernel.connections()[0].packets, [2, 0]);
+    // Without the mark no pod sent it.
+    assert_eq!(kernel.run(TO_CONTAINER, Some(B), &frame).only().verdict, -132);
+    assert_eq!(kernel.connections()[0].packets, [1, 0]);
 }
