@@ -103,7 +103,7 @@ impl AdminService {
     async fn status(&self) -> Result<pb::GetStatusResponse, Status> {
         // Before the lanes are read, so that nothing is consumed that was not taken.
         let consumed = self.flows.status().ledger.consumed;
-        let mut response = self.node.call(|node| node.show_status()).await?;
+        let (mut response, folds) = self.node.call(|node| node.show_status()).await?;
         let flows = self.flows.status();
         response.version = build_info().semver();
         response.uptime_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -120,7 +120,8 @@ impl AdminService {
             expanded: flows.ledger.expanded,
         });
         let taken: u64 = response.lanes.iter().map(|lane| lane.taken).sum();
-        response.ledger = Some(ledger::show(&flows.ledger, taken.saturating_sub(consumed), &response.lanes));
+        let in_hand = taken.saturating_sub(consumed);
+        response.ledger = Some(ledger::show(&flows.ledger, in_hand, &response.lanes, &folds));
         Ok(response)
     }
 }

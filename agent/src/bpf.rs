@@ -22,7 +22,7 @@ mod programs;
 
 pub use addresses::AddressRow;
 pub use connections::{ConnectionEnd, ConnectionRow};
-pub use counters::{LaneRow, PacketRow};
+pub use counters::{ConnectionTotals, LaneRow, PacketRow};
 pub use endpoints::EndpointRow;
 pub use policy::PolicyRow;
 pub use programs::{Hooked, ProgramRow};

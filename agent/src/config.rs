@@ -75,6 +75,16 @@ pub struct AgentConfig {
     /// Connection of a pod: how often its counters are reported while it lives, milliseconds.
     #[arg(long, default_value_t = 5000)]
     pub trace_interval_ms: u32,
+    /// Records per second of denied packets that have the same endpoint, identities, destination port, reason and
+    /// policy; further ones are counted, and one record a second stands for them. 0 = a record for each packet.
+    #[arg(long, value_name = "RECORDS", default_value_t = 100)]
+    pub fold_per_second: u32,
+    /// TCP connections that the node remembers, per address family; the least recently used one makes room.
+    #[arg(long, value_name = "ENTRIES", default_value_t = 65_536, value_parser = conntrack_entries())]
+    pub conntrack_tcp_entries: u32,
+    /// Connections of other protocols that the node remembers, per address family.
+    #[arg(long, value_name = "ENTRIES", default_value_t = 65_536, value_parser = conntrack_entries())]
+    pub conntrack_other_entries: u32,
     /// How long a shutdown may take before tasks are aborted, seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub drain_timeout: Duration,
@@ -193,6 +203,10 @@ impl From<LogForm> for LogFormat {
     }
 }
 
+fn conntrack_entries() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1024..=16_777_216)
+}
+
 fn ring_size(text: &str) -> Result<usize, String> {
     let value: usize = text.parse().map_err(|error| format!("{error}"))?;
     if !(64..=1 << 24).contains(&value) {
@@ -244,6 +258,7 @@ mod tests {
             ["--policy-mode", "sometimes"],
             ["--observer-tls-cert-file", "x"],
             ["--observer-tls-min-version", "1.1"],
+            ["--conntrack-tcp-entries", "1000"],
         ] {
             let args = ["agent", "--node-name", "n1"].into_iter().chain(flags);
             assert!(Program::try_parse_from(args).is_err(), "{flags:?}");

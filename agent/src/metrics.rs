@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use specola_datapath::{LaneBook, Sweep};
+use specola_datapath::{ConnectionCounts, FoldBook, LaneBook, Sweep};
 use specola_flow::DropReason;
 
 use crate::endpoint::State;
@@ -218,8 +218,37 @@ impl Collector for ScrapedCounts {
         };
         family(&mut encoder, "datapath_packets", "Packets by direction and drop reason", packets(false))?;
         family(&mut encoder, "datapath_bytes", "Bytes by direction and drop reason", packets(true))?;
-        lanes(&mut encoder, &counts.lanes)
+        lanes(&mut encoder, &counts.lanes)?;
+        folds(&mut encoder, &counts.folds)?;
+        connections(&mut encoder, &counts.connections)
     }
+}
+
+fn folds(encoder: &mut DescriptorEncoder<'_>, book: &FoldBook) -> Result<(), std::fmt::Error> {
+    let one = |value| std::iter::once((Vec::new(), value));
+    let reported = "Denied packets without a record of their own that a later record stands for";
+    family(encoder, "folded_packets_reported", reported, one(book.reported))?;
+    let waiting = "Denied packets without a record of their own whose record is still to come";
+    gauges(encoder, "folded_packets_waiting", waiting, one(book.waiting))?;
+    let balanced = "Whether every folded packet is reported or waits: 1 or 0";
+    gauges(encoder, "folds_balanced", balanced, one(u64::from(book.is_balanced)))
+}
+
+fn connections(
+    encoder: &mut DescriptorEncoder<'_>,
+    counts: &ConnectionCounts,
+) -> Result<(), std::fmt::Error> {
+    let one = |value| std::iter::once((Vec::new(), value));
+    family(
+        encoder,
+        "connections_created",
+        "Connections that were entered into the tables",
+        one(counts.created),
+    )?;
+    family(encoder, "connections_removed", "Connections that sweeps removed", one(counts.removed))?;
+    let evicted = "Connections that newer ones displaced in a full table; what they carried since their latest trace \
+                   record, at most one trace interval's, is in no flow";
+    family(encoder, "connections_evicted", evicted, one(counts.evicted))
 }
 
 fn lanes(encoder: &mut DescriptorEncoder<'_>, books: &[LaneBook]) -> Result<(), std::fmt::Error> {
@@ -297,7 +326,9 @@ mod tests {
         ];
         let counts = LaneCount { attempts: 5, submitted: 4, reserve_failed: 1, folded: 0 };
         let lanes = vec![LaneBook { counts, taken: 3, backlog: 1, is_balanced: true }];
-        scraped.set(KernelCounts { packets, lanes });
+        let folds = FoldBook { folded: 9, reported: 7, waiting: 2, is_balanced: true };
+        let connections = ConnectionCounts { created: 10, removed: 3, present: 5, evicted: 2 };
+        scraped.set(KernelCounts { packets, lanes, folds, connections });
         let text = metrics.encode().expect("encodes");
         for line in [
             "specola_datapath_packets_total{direction=\"ingress\",reason=\"POLICY_DENIED\"} 4",
@@ -307,6 +338,11 @@ mod tests {
             "specola_event_records_taken_total{lane=\"deny\"} 3",
             "specola_event_backlog{lane=\"deny\"} 1",
             "specola_lane_balanced{lane=\"deny\"} 1",
+            "specola_folded_packets_reported_total 7",
+            "specola_folded_packets_waiting 2",
+            "specola_folds_balanced 1",
+            "specola_connections_created_total 10",
+            "specola_connections_evicted_total 2",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

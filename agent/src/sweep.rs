@@ -50,7 +50,14 @@ impl Sweeper {
         });
         match swept {
             Ok(sweep) => {
-                tracing::debug!(sweep.present, sweep.removed, sweep.closed, unreported, "connections swept");
+                tracing::debug!(
+                    sweep.present,
+                    sweep.removed,
+                    sweep.closed,
+                    sweep.evicted,
+                    unreported,
+                    "connections swept"
+                );
                 self.metrics.swept(started.elapsed(), sweep);
                 self.warnings.set("connections", None);
             }

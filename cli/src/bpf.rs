@@ -110,11 +110,16 @@ fn list<R: Serialize>(
 fn metrics(args: &ListArgs) -> anyhow::Result<ExitCode> {
     print_nodes(
         args,
-        |view| Ok(json!({ "packets": view.packets()?, "lanes": view.lanes()? })),
+        |view| {
+            let connections = view.connection_totals()?;
+            Ok(json!({ "packets": view.packets()?, "lanes": view.lanes()?, "connections": connections }))
+        },
         |out, view| {
             text::packets(&view.packets()?).write(out)?;
             writeln!(out)?;
-            Ok(text::lanes(&view.lanes()?).write(out)?)
+            text::lanes(&view.lanes()?).write(out)?;
+            writeln!(out)?;
+            Ok(text::connection_totals(&view.connection_totals()?).write(out)?)
         },
     )
 }

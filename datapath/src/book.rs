@@ -6,12 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::Map;
 use specola_datapath_common::metrics::BOOK_WORDS;
 
 use crate::maps::MapsError;
-use crate::maps::policy::remove_pin;
-use crate::maps::words::Words;
+use crate::maps::words::{Words, pinned_array};
 
 /// The node's books: a handful of numbers that their writer replaces as a whole.
 ///
@@ -25,10 +24,7 @@ pub struct Book {
 impl Book {
     /// Opens the pinned array, or makes it.
     pub(crate) fn open(pin: &Path) -> Result<Self, MapsError> {
-        let data = match Self::reuse(pin)? {
-            Some(data) => data,
-            None => Self::create(pin)?,
-        };
+        let data = pinned_array(NAME, pin, WORDS)?;
         let words = Words::map(data.fd().as_fd(), WORDS * size_of::<u64>())
             .map_err(|source| MapsError::Mmap { name: NAME, source })?;
         Ok(Self { words: Arc::new(words), _map: Arc::new(Map::Array(data)) })
@@ -58,36 +54,6 @@ impl Book {
             self.words.word(copy(next) + index).store(*number, Ordering::Relaxed);
         }
         state.store(next, Ordering::Release);
-    }
-
-    /// The pinned array, if there is one of the right size.
-    fn reuse(pin: &Path) -> Result<Option<MapData>, MapsError> {
-        if !pin.exists() {
-            return Ok(None);
-        }
-        let data = MapData::from_pin(pin).map_err(MapsError::kernel(NAME, "open its pin"))?;
-        let info = data.info().map_err(MapsError::kernel(NAME, "look at its pin"))?;
-        if info.value_size() == 8 && info.max_entries() as usize == WORDS {
-            return Ok(Some(data));
-        }
-        tracing::warn!(map = NAME, "pinned counters have another layout and begin anew");
-        remove_pin(pin).map_err(|error| MapsError::kernel(NAME, "unpin")(MapError::IoError(error)))?;
-        Ok(None)
-    }
-
-    fn create(pin: &Path) -> Result<MapData, MapsError> {
-        let definition = aya_obj::Map::new_from_params(
-            aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-            4,
-            8,
-            u32::try_from(WORDS).expect("a handful of words"),
-            aya_obj::generated::BPF_F_MMAPABLE,
-        );
-        let data = MapData::create(definition, "sp_book", None).map_err(MapsError::kernel(NAME, "create"))?;
-        data.pin(pin).map_err(|error| {
-            MapsError::kernel(NAME, "pin")(MapError::PinError { name: Some(NAME.to_owned()), error })
-        })?;
-        Ok(data)
     }
 }
 

@@ -19,10 +19,11 @@ use crate::OBJECT;
 use crate::attach::{self, AttachError, Attacher, Attachment};
 use crate::book::{self, Book};
 use crate::config::{AttachMode, Config};
-use crate::events::{Bell, EventReader, FOLDS_PIN, Folds, Ledger, ReaderCounts};
+use crate::events::{Bell, EventReader, FOLDS_PIN, Folds, Ledger, READER_PIN, ReaderCounts};
 use crate::load::{self, LoadError, Pins, RecreatedMap};
+use crate::maps::changes::{self, Changes, ConnectionCounts};
 use crate::maps::conntrack::Conntrack;
-use crate::maps::counters::{Counters, LaneBook, PacketCounts};
+use crate::maps::counters::{Counters, FoldBook, LaneBook, PacketCounts};
 use crate::maps::endpoints::{self, EndpointError, EndpointTable};
 use crate::maps::ipcache::Ipcache;
 use crate::maps::policy::{ApplyError, PolicyMaps, PolicyUpdate};
@@ -43,6 +44,7 @@ pub struct Datapath {
     counters: Counters,
     backlogs: [Positions; lane::COUNT],
     conntrack: Option<Conntrack>,
+    changes: Changes,
     reader: Option<EventReader>,
     ledger: Ledger,
     folds: Arc<Mutex<Folds>>,
@@ -97,6 +99,10 @@ impl Datapath {
         let folds = Arc::new(Mutex::new(Folds::open(&mut ebpf, &pins.map(FOLDS_PIN), ledger.clone())?));
         let bell = Bell::open(&mut ebpf)?;
         let lanes = config.lane_bytes;
+        let changes = Changes::open(&mut ebpf, &pins.map(changes::NAME))?;
+        if recreated.iter().any(|map| load::migrate::TABLES.contains(&map.name.as_str())) {
+            changes.begin_anew();
+        }
         let mut datapath = Self {
             attacher: Attacher::new(config.attach, pins.links()),
             endpoints: EndpointTable::open(&mut ebpf)?,
@@ -104,7 +110,8 @@ impl Datapath {
             ipcache: Ipcache::open(&mut ebpf)?,
             node: NodeEpoch::open(&mut ebpf)?,
             counters: Counters::open(&mut ebpf)?,
-            conntrack: Conntrack::open_if_known(&mut ebpf, &build)?,
+            conntrack: Conntrack::open_if_known(&mut ebpf, &build, &changes)?,
+            changes,
             backlogs,
             reader: Some(EventReader::new(
                 rings,
@@ -159,7 +166,11 @@ impl Datapath {
     /// A table cannot be read or written, or a pin cannot be removed.
     pub fn remove_old_maps(&mut self) -> Result<Vec<String>, MapsError> {
         self.migrate_connections()?;
-        self.pins.remove_other_layouts().map_err(self.pins_failed())
+        let removed = self.pins.remove_other_layouts().map_err(self.pins_failed())?;
+        if removed.iter().any(|pin| load::migrate::TABLES.iter().any(|table| pin.starts_with(table))) {
+            self.changes.begin_anew();
+        }
+        Ok(removed)
     }
 
     fn pins_failed(&self) -> impl FnOnce(std::io::Error) -> MapsError + use<> {
@@ -380,6 +391,39 @@ impl Datapath {
         self.counters.lane_books(&self.backlogs)
     }
 
+    /// Connections that came and went since the tables were made.
+    ///
+    /// # Errors
+    /// The map fails.
+    pub fn connection_counts(&self) -> Result<ConnectionCounts, MapsError> {
+        self.changes.read()
+    }
+
+    /// What became of the denied packets that the programs counted instead of writing a record.
+    ///
+    /// # Errors
+    /// The counts cannot be read.
+    pub fn fold_book(&self) -> Result<FoldBook, MapsError> {
+        let mut before = self.counters.folded()?;
+        for _ in 1..FoldBook::TRIES {
+            let (reported, waiting, after) = self.folds_between()?;
+            if before == after && after == reported + waiting {
+                return Ok(FoldBook::new(before, reported, waiting, after));
+            }
+            before = after;
+        }
+        let (reported, waiting, after) = self.folds_between()?;
+        Ok(FoldBook::new(before, reported, waiting, after))
+    }
+
+    /// Packets reported and not reported, of one moment, and those folded, of a later one.
+    fn folds_between(&self) -> Result<(u64, u64, u64), MapsError> {
+        let folds = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, reported) = (folds.waiting()?, self.ledger.read().folded);
+        drop(folds);
+        Ok((reported, waiting, self.counters.folded()?))
+    }
+
     /// Numbers that survive this process, for those who keep books of the events.
     pub fn book(&self) -> Book {
         self.book.clone()
@@ -454,5 +498,3 @@ fn backlogs(rings: &[RingBuf<MapData>; lane::COUNT]) -> Result<[Positions; lane:
     let [deny_name, allow_name, trace_name] = load::LANES;
     Ok([open(deny, deny_name)?, open(allow, allow_name)?, open(trace, trace_name)?])
 }
-
-const READER_PIN: &str = "SP_READER";

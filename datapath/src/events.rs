@@ -13,4 +13,4 @@ pub use reader::{EventReader, ReaderCounts, Tick};
 
 pub(crate) use bell::Bell;
 pub(crate) use fold::{Folds, SEEN as FOLDS_PIN};
-pub(crate) use ledger::Ledger;
+pub(crate) use ledger::{Ledger, NAME as READER_PIN};

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aya::maps::{MapData, MapType};
 use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -14,7 +16,11 @@ use specola_datapath_common::{config as globals, names};
 
 use self::layout::{Definitions, Layout};
 use self::migrate::Build;
+use crate::book;
 use crate::config::{Config, ConfigError};
+use crate::events::{FOLDS_PIN, READER_PIN};
+use crate::maps::counters::RECORD_BYTES;
+use crate::maps::words::Words;
 use crate::maps::{MapsError, chain};
 
 mod layout;
@@ -264,13 +270,19 @@ fn put_other_layouts_aside(definitions: &Definitions, pins: &Pins) -> Result<Vec
             differences.insert(name, difference);
         }
     }
-    if TOGETHER.iter().any(|name| differences.contains_key(name)) {
-        for name in TOGETHER.iter().filter(|name| pins.map(name).exists()) {
-            differences.entry(name).or_insert_with(|| "goes with a map that changed".to_owned());
+    for group in TOGETHER {
+        if group.iter().any(|name| differences.contains_key(name)) {
+            for name in group.iter().filter(|name| pins.map(name).exists()) {
+                differences.entry(name).or_insert_with(|| "goes with a map that changed".to_owned());
+            }
         }
     }
     let mut recreated = Vec::new();
-    for (name, difference) in differences {
+    for (name, mut difference) in differences {
+        if let Some(lane) = LANES.into_iter().find(|lane| *lane == name) {
+            let records = waiting_records(lane, &pins.map(lane))?;
+            difference.push_str(&format!("; {records} records in it are lost, its counters begin anew"));
+        }
         tracing::warn!(map = name, %difference, "pinned map has another layout and is made anew");
         pins.put_aside(name).map_err(|source| LoadError::PinDir {
             path: pins.map(name),
@@ -281,6 +293,18 @@ fn put_other_layouts_aside(definitions: &Definitions, pins: &Pins) -> Result<Vec
     }
     recreated.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(recreated)
+}
+
+/// Records in a pinned ring buffer. Programs that run on until they are replaced may write more.
+fn waiting_records(name: &'static str, pin: &Path) -> Result<u64, MapsError> {
+    let ring = MapData::from_pin(pin).map_err(MapsError::kernel(name, "open its pin"))?;
+    let is_ring = ring.info().and_then(|info| info.map_type()).is_ok_and(|kind| kind == MapType::RingBuf);
+    if !is_ring {
+        return Ok(0);
+    }
+    let positions = Words::map_positions(ring.fd().as_fd());
+    let positions = positions.map_err(|source| MapsError::Mmap { name, source })?;
+    Ok(positions.backlog() / RECORD_BYTES)
 }
 
 fn load_maps(
@@ -371,8 +395,22 @@ fn verifier_log(error: &ProgramError) -> String {
     format!("; the verifier says:{cut}\n{}", lines[first..].join("\n"))
 }
 
-/// Maps of one endpoint's state: if one begins anew, all do.
-const TOGETHER: [&str; 3] = [names::ENDPOINTS, names::IFINDEX_SLOT, names::POLICY];
+/// Maps whose contents are about each other: if one of a group begins anew, all do. The endpoints' state; the lanes with
+/// everything that counts their records.
+const TOGETHER: [&[&str]; 2] = [
+    &[names::ENDPOINTS, names::IFINDEX_SLOT, names::POLICY],
+    &[
+        names::RING_DENY,
+        names::RING_ALLOW,
+        names::RING_TRACE,
+        names::LANES,
+        names::FOLD,
+        names::FOLD_SAMPLE,
+        FOLDS_PIN,
+        READER_PIN,
+        book::NAME,
+    ],
+];
 /// Ring buffers in the order of [`lane`].
 pub(crate) const LANES: [&str; lane::COUNT] = [names::RING_DENY, names::RING_ALLOW, names::RING_TRACE];
 pub(crate) const PROGRAMS: [&str; 6] = [

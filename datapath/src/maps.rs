@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use aya::maps::{Map, MapError};
 
+pub(crate) mod changes;
 pub(crate) mod conntrack;
 pub(crate) mod counters;
 pub(crate) mod endpoints;

@@ -18,6 +18,7 @@ use specola_datapath_common::policy::{PolicyKey, PolicyValue};
 use specola_datapath_common::{LAYOUT_VERSION, names};
 
 use crate::load::LANES;
+use crate::maps::changes::{self, ConnectionCounts};
 use crate::maps::conntrack::{Connection, Conntrack};
 use crate::maps::counters::{Counters, PacketCounts};
 use crate::maps::ipcache::Ipcache;
@@ -184,6 +185,14 @@ impl PinnedMaps {
     /// The kernel refused to read the map.
     pub fn lane_counts(&self) -> Result<[LaneCount; lane::COUNT], MapsError> {
         Counters::open(&mut self.source())?.lanes()
+    }
+
+    /// Connections that came and went.
+    ///
+    /// # Errors
+    /// A map cannot be opened or read.
+    pub fn connection_counts(&self) -> Result<ConnectionCounts, MapsError> {
+        changes::read_pinned(&mut self.source())
     }
 
     /// Bytes that wait in each lane, with the header of 8 bytes that each record has, and the lane's size in bytes;

@@ -91,6 +91,9 @@ pub struct AgentArgs {
     /// When policy is enforced: where a policy selects the pod, always, never
     #[arg(long, value_enum, default_value_t = PolicyMode::Default)]
     policy_mode: PolicyMode,
+    /// What a pod enforces while its policies need more map entries than fit: the last that fitted, or nothing passes
+    #[arg(long, value_enum, default_value_t = PolicyOverflow::Keep)]
+    policy_overflow: PolicyOverflow,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -105,6 +108,12 @@ enum PolicyMode {
     Default,
     Always,
     Never,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum PolicyOverflow {
+    Keep,
+    Deny,
 }
 
 /// Arguments of `down`.
@@ -290,6 +299,7 @@ impl AgentArgs {
             hold,
             attach: text_of(self.attach),
             policy_mode: text_of(self.policy_mode),
+            policy_overflow: text_of(self.policy_overflow),
             ..UpOptions::new(file)
         }
     }
@@ -345,6 +355,7 @@ fn run_supervisor(args: RunArgs) -> anyhow::Result<ExitCode> {
         file: args.file,
         attach: text_of(args.agents.attach),
         policy_mode: text_of(args.agents.policy_mode),
+        policy_overflow: text_of(args.agents.policy_overflow),
         hold: args.hold,
         bound: args.bound,
         program: args.program,

@@ -50,6 +50,8 @@ pub(crate) struct Settings {
     pub attach: String,
     /// Passed to the agents: "default", "always" or "never".
     pub policy_mode: String,
+    /// Passed to the agents: "keep" or "deny".
+    pub policy_overflow: String,
     /// Clients begin only when asked to over the control socket.
     pub hold: bool,
     /// Ends when standard input does, also once the cluster is ready.

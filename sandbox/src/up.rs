@@ -29,6 +29,8 @@ pub struct UpOptions {
     pub attach: String,
     /// "default", "always" or "never".
     pub policy_mode: String,
+    /// "keep" or "deny".
+    pub policy_overflow: String,
     /// Clients begin only after [`Sandbox::release`].
     pub hold: bool,
     /// The sandbox ends with this process, however that ends.
@@ -53,6 +55,7 @@ impl UpOptions {
             name: None,
             attach: "auto".to_owned(),
             policy_mode: "default".to_owned(),
+            policy_overflow: "keep".to_owned(),
             hold: false,
             bound: false,
             program: None,
@@ -214,6 +217,7 @@ fn start_supervisor(options: &UpOptions, layout: &Layout) -> anyhow::Result<Chil
     command.args(["sandbox", "run", "--name", layout.name(), "--attach", &options.attach]);
     command
         .args(["--policy-mode", &options.policy_mode])
+        .args(["--policy-overflow", &options.policy_overflow])
         .arg("--file")
         .arg(file)
         .arg("--program")

@@ -39,7 +39,7 @@ impl Books {
         }
         let equations =
             agent["ledger"]["equations"].as_array().unwrap_or_else(|| panic!("no ledger: {text}"));
-        assert_eq!(equations.len(), 3, "{text}");
+        assert_eq!(equations.len(), 4, "{text}");
         let broken = equations.iter().filter(|equation| equation["holds"] != true);
         books.broken = broken.map(ToString::to_string).collect();
         books
@@ -76,8 +76,9 @@ impl Books {
 
     /// Counters that are lower than before, apart from those that may be.
     pub fn shrunk_since(&self, before: &Self) -> Vec<String> {
-        let may_shrink =
-            |name: &str| name.ends_with(".waiting") || name.ends_with(".held") || name.ends_with(".in_hand");
+        let may_shrink = |name: &str| {
+            name.to_lowercase().ends_with("waiting") || name.ends_with(".held") || name.ends_with(".in_hand")
+        };
         let shrunk =
             before.numbers.iter().filter(|(name, then)| !may_shrink(name) && self.get(name) < **then);
         shrunk.map(|(name, then)| format!("{name} {then} -> {}", self.get(name))).collect()

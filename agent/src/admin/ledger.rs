@@ -1,10 +1,16 @@
 //! The ledger as the admin API shows it.
 
+use specola_datapath::FoldBook;
 use specola_flow_server::LedgerCounts;
 use specola_proto::specola::v1 as pb;
 
 /// The numbers, and whether they fit together. `in_hand`: records taken from the lanes that are being worked on.
-pub(super) fn show(counts: &LedgerCounts, in_hand: u64, lanes: &[pb::LaneStatus]) -> pb::Ledger {
+pub(super) fn show(
+    counts: &LedgerCounts,
+    in_hand: u64,
+    lanes: &[pb::LaneStatus],
+    folds: &FoldBook,
+) -> pb::Ledger {
     let equation =
         |name: &str, text: &str, holds| pb::Equation { name: name.to_owned(), text: text.to_owned(), holds };
     pb::Ledger {
@@ -21,8 +27,11 @@ pub(super) fn show(counts: &LedgerCounts, in_hand: u64, lanes: &[pb::LaneStatus]
         held: counts.held,
         overwritten: counts.overwritten,
         lost_flows: counts.lost_flows,
+        folded_reported: folds.reported,
+        folded_waiting: folds.waiting,
         equations: vec![
             equation("lanes", LANES, lanes.iter().all(|lane| lane.balanced)),
+            equation("folds", FOLDS, folds.is_balanced),
             equation("records", RECORDS, counts.records_balance()),
             equation("flows", FLOWS, counts.flows_balance()),
         ],
@@ -30,5 +39,6 @@ pub(super) fn show(counts: &LedgerCounts, in_hand: u64, lanes: &[pb::LaneStatus]
 }
 
 const LANES: &str = "attempts = submitted + lost + folded, submitted = taken + waiting";
+const FOLDS: &str = "folded = told by a later record + waiting for one";
 const RECORDS: &str = "consumed + agent + expanded + loss records = pushed + rejected + lost records";
 const FLOWS: &str = "pushed = held + overwritten + lost flows";

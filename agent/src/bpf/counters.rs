@@ -1,6 +1,7 @@
 //! Counters of packets and of records.
 
 use serde::Serialize;
+use specola_datapath::ConnectionCounts;
 use specola_flow::DropReason;
 
 use super::NodeView;
@@ -40,7 +41,29 @@ pub struct LaneRow {
     pub size_bytes: u64,
 }
 
+/// Connections that came and went since the tables were made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct ConnectionTotals {
+    /// Entries made.
+    pub created: u64,
+    /// Entries that sweeps removed.
+    pub removed: u64,
+    /// Entries at the latest sweep.
+    pub present: u64,
+    /// Entries that newer ones displaced, as of the latest sweep.
+    pub evicted: u64,
+}
+
 impl NodeView {
+    /// Connections that came and went.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn connection_totals(&self) -> anyhow::Result<ConnectionTotals> {
+        let ConnectionCounts { created, removed, present, evicted } = self.pinned.connection_counts()?;
+        Ok(ConnectionTotals { created, removed, present, evicted })
+    }
+
     /// Packets by direction and fate.
     ///
     /// # Errors

@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use specola_datapath::abi::endpoint::EndpointRecord;
 use specola_datapath::abi::ipcache::IpInfo;
 use specola_datapath::abi::policy::{PolicyKey, PolicyValue};
-use specola_datapath::{AttachMode, Datapath, LaneBook, PacketCounts, PolicyUpdate};
+use specola_datapath::{
+    AttachMode, ConnectionCounts, Datapath, FoldBook, LaneBook, PacketCounts, PolicyUpdate,
+};
 
 /// Interfaces of the node itself.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +49,10 @@ pub(crate) trait Kernel: fmt::Debug + Send {
     fn packet_counts(&self) -> anyhow::Result<Vec<PacketCounts>>;
     /// What became of the records of each lane.
     fn lane_books(&self) -> anyhow::Result<Vec<LaneBook>>;
+    /// What became of denied packets that were counted instead of written.
+    fn fold_book(&self) -> anyhow::Result<FoldBook>;
+    /// Connections that came and went.
+    fn connection_counts(&self) -> anyhow::Result<ConnectionCounts>;
     /// Removes what another version of this program left and nothing uses any more. Gives names.
     fn remove_old_maps(&mut self) -> anyhow::Result<Vec<String>>;
     /// Whether interfaces may run programs of an earlier build, over maps of their own.
@@ -115,6 +121,14 @@ impl Kernel for Datapath {
 
     fn lane_books(&self) -> anyhow::Result<Vec<LaneBook>> {
         Ok(Self::lane_books(self)?.to_vec())
+    }
+
+    fn fold_book(&self) -> anyhow::Result<FoldBook> {
+        Ok(Self::fold_book(self)?)
+    }
+
+    fn connection_counts(&self) -> anyhow::Result<ConnectionCounts> {
+        Ok(Self::connection_counts(self)?)
     }
 
     fn remove_old_maps(&mut self) -> anyhow::Result<Vec<String>> {

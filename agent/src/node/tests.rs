@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use specola_datapath::abi::endpoint::{EndpointRecord, policy_flags};
 use specola_datapath::abi::policy::{PolicyKey, PolicyValue};
-use specola_datapath::{LaneBook, PacketCounts, PolicyUpdate};
+use specola_datapath::{ConnectionCounts, FoldBook, LaneBook, PacketCounts, PolicyUpdate};
 use specola_directory::{DirectoryReader, directory, mapped};
 use specola_flow::NodeInfo;
 
@@ -122,6 +122,14 @@ impl Kernel for FakeKernel {
 
     fn lane_books(&self) -> anyhow::Result<Vec<LaneBook>> {
         Ok(Vec::new())
+    }
+
+    fn fold_book(&self) -> anyhow::Result<FoldBook> {
+        Ok(FoldBook::default())
+    }
+
+    fn connection_counts(&self) -> anyhow::Result<ConnectionCounts> {
+        Ok(ConnectionCounts::default())
     }
 
     fn has_old_maps(&self) -> anyhow::Result<bool> {
@@ -393,7 +401,7 @@ fn policies_follow_the_files() {
     let bad = allow("p", "db").replace("fromEndpoints", "fromNowhere");
     fixture.write("p.yaml", &bad);
     assert_eq!(fixture.ingress_peers(web), [1, db_identity], "the last good version stays in force");
-    assert_eq!(fixture.node.show_status().refused.len(), 1);
+    assert_eq!(fixture.node.show_status().0.refused.len(), 1);
     fixture.remove("p.yaml");
     assert_eq!(fixture.ingress_peers(web), [0]);
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use specola_datapath::abi::event::lane;
 use specola_datapath::abi::policy::PolicyValue;
-use specola_datapath::{LaneBook, PacketCounts};
+use specola_datapath::{ConnectionCounts, FoldBook, LaneBook, PacketCounts};
 use specola_policy::{Key, Origin, OriginSet, StoredPolicy};
 use specola_proto::specola::v1 as pb;
 
@@ -28,6 +28,8 @@ pub(crate) enum Wanted {
 pub(crate) struct KernelCounts {
     pub(crate) packets: Vec<PacketCounts>,
     pub(crate) lanes: Vec<LaneBook>,
+    pub(crate) folds: FoldBook,
+    pub(crate) connections: ConnectionCounts,
 }
 
 impl Node {
@@ -83,8 +85,8 @@ impl Node {
         }
     }
 
-    /// The node's part of the status.
-    pub(crate) fn show_status(&self) -> pb::GetStatusResponse {
+    /// The node's part of the status, and what became of folded packets.
+    pub(crate) fn show_status(&self) -> (pb::GetStatusResponse, FoldBook) {
         let ready = self.endpoints.values().filter(|endpoint| endpoint.state == State::Ready).count();
         let mut warnings = self.warnings.list();
         warnings.extend(self.desired.warnings.iter().cloned());
@@ -93,7 +95,7 @@ impl Node {
             warnings.push(format!("counters: {error:#}"));
             KernelCounts::default()
         });
-        pb::GetStatusResponse {
+        let status = pb::GetStatusResponse {
             node_name: self.settings.node_name.clone(),
             cluster_name: self.settings.cluster_name.clone(),
             policy_revision: self.engine.repository().revision(),
@@ -105,15 +107,22 @@ impl Node {
             attach_mode: self.kernel.attach_mode().to_owned(),
             drops: show_packets(&counts.packets),
             lanes: counts.lanes.iter().enumerate().map(show_lane).collect(),
+            connections: Some(show_connections(&counts.connections)),
             ipcache_entries: number(self.ips.len()),
             warnings,
             ..Default::default()
-        }
+        };
+        (status, counts.folds)
     }
 
     /// The kernel's counters.
     pub(crate) fn kernel_counts(&self) -> anyhow::Result<KernelCounts> {
-        Ok(KernelCounts { packets: self.kernel.packet_counts()?, lanes: self.kernel.lane_books()? })
+        Ok(KernelCounts {
+            packets: self.kernel.packet_counts()?,
+            lanes: self.kernel.lane_books()?,
+            folds: self.kernel.fold_book()?,
+            connections: self.kernel.connection_counts()?,
+        })
     }
 
     fn show(&self, endpoint: &Endpoint) -> pb::Endpoint {
@@ -284,6 +293,15 @@ fn show_lane((index, book): (usize, &LaneBook)) -> pb::LaneStatus {
         taken: book.taken,
         waiting: book.backlog,
         balanced: book.is_balanced,
+    }
+}
+
+fn show_connections(counts: &ConnectionCounts) -> pb::ConnectionCounts {
+    pb::ConnectionCounts {
+        created: counts.created,
+        removed: counts.removed,
+        present: counts.present,
+        evicted: counts.evicted,
     }
 }
 

@@ -71,6 +71,9 @@ pub(super) async fn build_datapath(
     let mut wanted = DatapathConfig::new(&config.pin_dir);
     wanted.attach = config.attach.into();
     wanted.trace_interval_ms = config.trace_interval_ms;
+    wanted.fold_per_second = config.fold_per_second;
+    wanted.ct_tcp_entries = config.conntrack_tcp_entries;
+    wanted.ct_any_entries = config.conntrack_other_entries;
     wanted.host_ifindex = host.ifindex;
     wanted.host_mac = host.mac;
     wanted.dual_stack = settings.policy.ip_families == IpFamilies::Dual;

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use specola_agent::bpf::{
-    AddressRow, ConnectionEnd, ConnectionRow, EndpointRow, LaneRow, NamedCookie, NamedIdentity, PacketRow,
-    PolicyRow, ProgramRow,
+    AddressRow, ConnectionEnd, ConnectionRow, ConnectionTotals, EndpointRow, LaneRow, NamedCookie,
+    NamedIdentity, PacketRow, PolicyRow, ProgramRow,
 };
 use specola_flow::DropReason;
 
@@ -160,6 +160,13 @@ pub(super) fn lanes(rows: &[LaneRow]) -> Columns {
             binary_size(row.size_bytes),
         ]);
     }
+    table
+}
+
+pub(super) fn connection_totals(totals: &ConnectionTotals) -> Columns {
+    let mut table = Columns::new(["CONNECTIONS CREATED", "REMOVED", "PRESENT", "EVICTED"]);
+    let ConnectionTotals { created, removed, present, evicted } = *totals;
+    table.row([created, removed, present, evicted].map(|count| count.to_string()));
     table
 }
 

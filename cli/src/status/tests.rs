@@ -1,5 +1,7 @@
 use insta::assert_snapshot;
-use specola_proto::specola::v1::{DropCount, Equation, FlowStatus, LaneStatus, Ledger, RefusedDocument};
+use specola_proto::specola::v1::{
+    ConnectionCounts, DropCount, Equation, FlowStatus, LaneStatus, Ledger, RefusedDocument,
+};
 
 use super::*;
 
@@ -92,7 +94,7 @@ fn an_agent_shows_what_is_wrong() {
             attempts: 10,
             submitted: 9,
             reserve_failed: 1,
-            folded: 0,
+            folded: 9,
             taken: 7,
             waiting: 2,
             balanced: true,
@@ -107,7 +109,9 @@ fn an_agent_shows_what_is_wrong() {
             rejected: [("size".to_owned(), 2)].into(),
             lost_records: 8,
             lost_flows: 1,
-            equations: [("lanes", true), ("records", true), ("flows", false)]
+            folded_reported: 7,
+            folded_waiting: 2,
+            equations: [("lanes", true), ("folds", true), ("records", true), ("flows", false)]
                 .map(|(name, holds)| Equation {
                     name: name.to_owned(),
                     text: "left = right".to_owned(),
@@ -125,6 +129,7 @@ fn an_agent_shows_what_is_wrong() {
             ..FlowStatus::default()
         }),
         warnings: vec!["store is slow".to_owned()],
+        connections: Some(ConnectionCounts { created: 1_234, removed: 1_000, present: 230, evicted: 4 }),
     };
     let mut answer = server(ServingStatus::Serving, ServerStatusResponse::default());
     answer.server = None;
@@ -144,14 +149,20 @@ fn an_agent_shows_what_is_wrong() {
     Warning: store is slow
 
     LANE   ATTEMPTS   SUBMITTED   LOST   FOLDED   TAKEN   WAITING
-    deny   10         9           1      0        7       2
+    deny   10         9           1      9        7       2
 
     Ledger: lanes holds: left = right
+    Ledger: folds holds: left = right
+      9 = 7 + 2
     Ledger: records holds: left = right
       5,000 + 0 + 10 + 0 = 5,000 + 2 + 8
     Ledger: flows DOES NOT HOLD: left = right
       5,000 = 4,096 + 904 + 1
       in hand 3, lost in full lanes 0, refused agent events 0
+
+    Connections: 1,234 created, 1,000 removed, 230 present, 4 evicted
+      what evicted ones carried since their last trace, at most one interval's, is in no flow;
+      --conntrack-tcp-entries and --conntrack-other-entries give more room
 
     DIRECTION   PACKETS   BYTES     WHAT
     ingress     1,234     2.0 KiB   forwarded

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use specola_flow::DropReason;
 use specola_proto::observer::ServerStatusResponse;
-use specola_proto::specola::v1::{DropCount, GetStatusResponse, LaneStatus, Ledger};
+use specola_proto::specola::v1::{ConnectionCounts, DropCount, GetStatusResponse, LaneStatus, Ledger};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{Answer, Server};
@@ -89,7 +89,11 @@ fn print_agent(out: &mut impl Write, agent: &GetStatusResponse) -> io::Result<()
     }
     if let Some(ledger) = &agent.ledger {
         writeln!(out)?;
-        print_ledger(out, ledger)?;
+        print_ledger(out, ledger, &agent.lanes)?;
+    }
+    if let Some(connections) = &agent.connections {
+        writeln!(out)?;
+        print_connections(out, connections)?;
     }
     let packets: Vec<_> = agent.drops.iter().filter(|count| count.packets > 0).collect();
     if !packets.is_empty() {
@@ -116,7 +120,7 @@ fn print_flows(out: &mut impl Write, agent: &GetStatusResponse) -> io::Result<()
 }
 
 /// Each equation with its numbers in place of the names.
-fn print_ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
+fn print_ledger(out: &mut impl Write, ledger: &Ledger, lanes: &[LaneStatus]) -> io::Result<()> {
     let rejected = ledger.rejected.values().sum();
     for equation in &ledger.equations {
         let verdict = if equation.holds { "holds" } else { "DOES NOT HOLD" };
@@ -126,6 +130,12 @@ fn print_ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
                 &[ledger.consumed, ledger.agent, ledger.expanded, ledger.loss_records],
                 &[ledger.pushed, rejected, ledger.lost_records],
             ),
+            "folds" => {
+                let folded: u64 = lanes.iter().map(|lane| lane.folded).sum();
+                let (reported, waiting) = (grouped(ledger.folded_reported), grouped(ledger.folded_waiting));
+                writeln!(out, "  {} = {reported} + {waiting}", grouped(folded))?;
+                continue;
+            }
             "flows" => (&[ledger.pushed], &[ledger.held, ledger.overwritten, ledger.lost_flows]),
             _ => continue,
         };
@@ -135,6 +145,24 @@ fn print_ledger(out: &mut impl Write, ledger: &Ledger) -> io::Result<()> {
         let (in_hand, lost) = (grouped(ledger.in_hand), grouped(ledger.kernel_lost));
         let refused = grouped(ledger.agent_refused);
         writeln!(out, "  in hand {in_hand}, lost in full lanes {lost}, refused agent events {refused}")?;
+    }
+    Ok(())
+}
+
+fn print_connections(out: &mut impl Write, counts: &ConnectionCounts) -> io::Result<()> {
+    let ConnectionCounts { created, removed, present, evicted } = *counts;
+    let (created, removed, present) = (grouped(created), grouped(removed), grouped(present));
+    let evicted_text = grouped(evicted);
+    writeln!(
+        out,
+        "Connections: {created} created, {removed} removed, {present} present, {evicted_text} evicted"
+    )?;
+    if evicted > 0 {
+        writeln!(
+            out,
+            "  what evicted ones carried since their last trace, at most one interval's, is in no flow;"
+        )?;
+        writeln!(out, "  --conntrack-tcp-entries and --conntrack-other-entries give more room")?;
     }
     Ok(())
 }

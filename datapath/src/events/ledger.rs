@@ -104,5 +104,6 @@ impl Ledger {
     }
 }
 
-const NAME: &str = "SP_READER";
+/// Also the name of the pin.
+pub(crate) const NAME: &str = "SP_READER";
 const WORDS: usize = lane::COUNT + 4;

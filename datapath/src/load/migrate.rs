@@ -135,4 +135,4 @@ fn open(name: &'static str, path: PathBuf) -> Result<RawMap, MapsError> {
     MapData::from_pin(path).and_then(RawMap::new).map_err(failed)
 }
 
-const TABLES: [&str; 4] = [names::CT4_TCP, names::CT4_ANY, names::CT6_TCP, names::CT6_ANY];
+pub(crate) const TABLES: [&str; 4] = [names::CT4_TCP, names::CT4_ANY, names::CT6_TCP, names::CT6_ANY];

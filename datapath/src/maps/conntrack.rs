@@ -10,6 +10,7 @@ use specola_datapath_common::conntrack::{
 use specola_datapath_common::event::{self, Event, ct_state, kind, lane, point};
 use specola_datapath_common::{IPV4, IPV6, LAYOUT_VERSION, direction, names, proto, v4_mapped};
 
+use super::changes::Changes;
 use super::endpoints::is_not_found;
 use super::plain::{Abi, Plain};
 use super::{MapSource, MapsError, take_as};
@@ -125,6 +126,8 @@ pub struct Sweep {
     pub removed: u64,
     /// Those among the removed whose end nobody had reported.
     pub closed: u64,
+    /// Entries that newer ones displaced since the tables were made; see [`super::changes::ConnectionCounts`].
+    pub evicted: u64,
 }
 
 /// The four connection tables: by address family, TCP apart from the rest.
@@ -132,6 +135,8 @@ pub struct Sweep {
 pub struct Conntrack {
     v4: [Table<CtKey4>; 2],
     v6: [Table<CtKey6>; 2],
+    /// Of tables that are only looked at, nothing is counted.
+    changes: Option<Changes>,
 }
 
 impl Conntrack {
@@ -139,12 +144,18 @@ impl Conntrack {
         Ok(Self {
             v4: [Table(take_as(maps, names::CT4_TCP)?), Table(take_as(maps, names::CT4_ANY)?)],
             v6: [Table(take_as(maps, names::CT6_TCP)?), Table(take_as(maps, names::CT6_ANY)?)],
+            changes: None,
         })
     }
 
-    /// [`Self::open`], unless another build made the tables.
-    pub(crate) fn open_if_known(maps: &mut impl MapSource, build: &Build) -> Result<Option<Self>, MapsError> {
-        (build.version == LAYOUT_VERSION).then(|| Self::open(maps)).transpose()
+    /// [`Self::open`] for changes, which are counted, unless another build made the tables.
+    pub(crate) fn open_if_known(
+        maps: &mut impl MapSource,
+        build: &Build,
+        changes: &Changes,
+    ) -> Result<Option<Self>, MapsError> {
+        let tables = (build.version == LAYOUT_VERSION).then(|| Self::open(maps)).transpose()?;
+        Ok(tables.map(|tables| Self { changes: Some(changes.clone()), ..tables }))
     }
 
     /// Shows every connection to `visit`, in no order. One that comes or goes meanwhile may be missed.
@@ -169,6 +180,7 @@ impl Conntrack {
     pub fn sweep(&mut self, now_ns: u64, mut closed: impl FnMut(Connection)) -> Result<Sweep, MapsError> {
         let mut sweep = Sweep::default();
         let mut expired = Vec::new();
+        let before = self.changes.as_ref().map(Changes::read).transpose()?;
         self.for_each(|connection| {
             if connection.is_expired(now_ns) {
                 expired.push(connection.key);
@@ -176,6 +188,7 @@ impl Conntrack {
                 sweep.present += 1;
             }
         })?;
+        let seen = sweep.present + expired.len() as u64;
         for key in expired {
             let Some(value) = self.take(&key)? else { continue };
             let connection = Connection { key, value };
@@ -189,6 +202,9 @@ impl Conntrack {
                 sweep.closed += 1;
                 closed(connection);
             }
+        }
+        if let (Some(changes), Some(before)) = (&self.changes, before) {
+            sweep.evicted = changes.swept(before, seen, sweep.present);
         }
         Ok(sweep)
     }
@@ -218,7 +234,12 @@ impl Conntrack {
             ConnectionKey::V4(v4) => sys::take(self.v4[index(key)].0.map().fd().as_fd(), v4),
             ConnectionKey::V6(v6) => sys::take(self.v6[index(key)].0.map().fd().as_fd(), v6),
         };
-        taken.map_err(|error| MapsError::kernel(NAME, "remove a connection")(MapError::IoError(error)))
+        let taken = taken
+            .map_err(|error| MapsError::kernel(NAME, "remove a connection")(MapError::IoError(error)))?;
+        if let (Some(changes), Some(_)) = (&self.changes, &taken) {
+            changes.removed();
+        }
+        Ok(taken)
     }
 
     /// Enters a connection unless there is one of its key. Gives whether it was entered.
@@ -235,7 +256,12 @@ impl Conntrack {
             }
         };
         match entered {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                if let Some(changes) = &self.changes {
+                    changes.added();
+                }
+                Ok(true)
+            }
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
                 Ok(false)
             }

@@ -36,6 +36,32 @@ pub struct LaneBook {
     pub is_balanced: bool,
 }
 
+/// What became of the denied packets that the programs counted instead of writing a record.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FoldBook {
+    /// As the programs count.
+    pub folded: u64,
+    /// Those that a record stands for.
+    pub reported: u64,
+    /// Those whose record is still to come.
+    pub waiting: u64,
+    /// Whether folded = reported + waiting. While packets are being folded the numbers cannot be read at one moment; then
+    /// those read before and after must enclose.
+    pub is_balanced: bool,
+}
+
+impl FoldBook {
+    /// How often to look for a moment without new ones.
+    pub(crate) const TRIES: u32 = QUIET_TRIES;
+
+    /// `before` and `after`: folded, read before and after the other two.
+    pub(crate) fn new(before: u64, reported: u64, waiting: u64, after: u64) -> Self {
+        // A program counts the packet of a key, then the lane's: one of each CPU may be in between.
+        let is_balanced = (before..=after.saturating_add(MAX_CPUS)).contains(&(reported + waiting));
+        Self { folded: after, reported, waiting, is_balanced }
+    }
+}
+
 /// Reads the counters; they never go back while the maps are pinned.
 pub struct Counters {
     packets: PerCpuArray<MapData, Plain<PacketCount>>,
@@ -89,6 +115,11 @@ impl Counters {
 }
 
 impl Counters {
+    /// Packets of all lanes that were counted instead of written.
+    pub(crate) fn folded(&self) -> Result<u64, MapsError> {
+        Ok(self.lanes()?.iter().map(|lane| lane.folded).sum())
+    }
+
     /// What became of the records of each lane, given the positions of the ring buffers.
     ///
     /// # Errors
@@ -144,7 +175,7 @@ impl std::fmt::Debug for Counters {
 }
 
 /// A record with the header that the ring buffer puts before it.
-const RECORD_BYTES: u64 = (EVENT_SIZE as u64 + 8).next_multiple_of(8);
+pub(crate) const RECORD_BYTES: u64 = (EVENT_SIZE as u64 + 8).next_multiple_of(8);
 /// How often to look for a moment without new records.
 const QUIET_TRIES: u32 = 8;
 /// More than any machine has.

@@ -1,7 +1,7 @@
 //! Lets the ABI's types go to and come from the kernel as bytes.
 
 use aya::Pod;
-use specola_datapath_common::conntrack::{CtKey4, CtKey6, CtValue};
+use specola_datapath_common::conntrack::{CtCount, CtKey4, CtKey6, CtValue};
 use specola_datapath_common::endpoint::EndpointRecord;
 use specola_datapath_common::event::Event;
 use specola_datapath_common::fold::{FoldCount, FoldKey, FoldSeen};
@@ -44,6 +44,8 @@ unsafe impl Abi for CtKey4 {}
 unsafe impl Abi for CtKey6 {}
 // SAFETY: as for `IpKey`.
 unsafe impl Abi for CtValue {}
+// SAFETY: as for `IpKey`.
+unsafe impl Abi for CtCount {}
 // SAFETY: as for `IpKey`.
 unsafe impl Abi for EndpointRecord {}
 // SAFETY: as for `IpKey`.

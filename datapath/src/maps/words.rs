@@ -2,8 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::{MapData, MapError};
+
+use super::MapsError;
+use super::policy::remove_pin;
 
 /// A shared mapping of an array map's values, or of a ring buffer's positions.
 ///
@@ -58,6 +64,28 @@ impl Words {
         // is zeroed integers; `AtomicU64` accepts every bit pattern and concurrent access by the kernel.
         unsafe { self.start.add(index).as_ref() }
     }
+}
+
+/// Opens a pinned array of words, or makes it, mmapable. One of another size is replaced, which is said.
+pub(crate) fn pinned_array(name: &'static str, pin: &Path, words: usize) -> Result<MapData, MapsError> {
+    let entries = u32::try_from(words).expect("a handful of words");
+    if pin.exists() {
+        let data = MapData::from_pin(pin).map_err(MapsError::kernel(name, "open its pin"))?;
+        let info = data.info().map_err(MapsError::kernel(name, "look at its pin"))?;
+        if info.value_size() == 8 && info.max_entries() == entries {
+            return Ok(data);
+        }
+        tracing::warn!(map = name, "pinned counters have another layout and begin anew");
+        remove_pin(pin).map_err(|error| MapsError::kernel(name, "unpin")(MapError::IoError(error)))?;
+    }
+    let array = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    let definition = aya_obj::Map::new_from_params(array, 4, 8, entries, aya_obj::generated::BPF_F_MMAPABLE);
+    let kernel_name = name.to_lowercase();
+    let data = MapData::create(definition, &kernel_name, None).map_err(MapsError::kernel(name, "create"))?;
+    data.pin(pin).map_err(|error| {
+        MapsError::kernel(name, "pin")(MapError::PinError { name: Some(name.to_owned()), error })
+    })?;
+    Ok(data)
 }
 
 /// Positions of a ring buffer.

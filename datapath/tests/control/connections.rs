@@ -52,6 +52,45 @@ fn connections_of_all_tables_are_listed_looked_up_and_removed() {
 }
 
 #[test]
+fn what_a_full_table_forgets_is_counted_also_over_restarts() {
+    let pins = Pins::new();
+    let mut datapath = pins.load();
+    let mut conntrack = datapath.take_conntrack().unwrap();
+    let now = 1_000_000_000;
+    let fresh = CtValue { last_seen_ns: now, ..value(1) };
+    // Entries of before the counting began are no news.
+    let (Ok(true), Ok(0)) = (
+        conntrack.insert(&Connection { key: v4(6, 1), value: fresh }),
+        conntrack.sweep(now, |_| ()).map(|sweep| sweep.evicted),
+    ) else {
+        panic!("an entry and a first sweep");
+    };
+    let more = u64::from(pins.config().ct_tcp_entries) * 2;
+    for port in 10..10 + u16::try_from(more).unwrap() {
+        assert!(conntrack.insert(&Connection { key: v4(6, port), value: fresh }).unwrap());
+    }
+    let sweep = conntrack.sweep(now, |_| ()).unwrap();
+    assert!(sweep.evicted > 0 && sweep.evicted == 1 + more - sweep.present, "{sweep:?}");
+    let counts = datapath.connection_counts().unwrap();
+    assert_eq!(counts.created, counts.removed + counts.present + counts.evicted, "{counts:?}");
+    // All are removed by the sweep of a later time: no eviction.
+    let after = conntrack.sweep(u64::MAX, |_| ()).unwrap();
+    assert_eq!((after.present, after.removed, after.evicted), (0, sweep.present, sweep.evicted));
+    drop((datapath, conntrack));
+    let mut datapath = pins.load();
+    let again = datapath.take_conntrack().unwrap().sweep(now, |_| ()).unwrap();
+    assert_eq!((again.present, again.evicted), (0, sweep.evicted));
+    assert_eq!(
+        specola_datapath::PinnedMaps::open(pins.config().pin_dir)
+            .unwrap()
+            .connection_counts()
+            .unwrap()
+            .evicted,
+        sweep.evicted
+    );
+}
+
+#[test]
 fn a_sweep_removes_what_is_over_and_shows_what_nobody_closed() {
     let pins = Pins::new();
     let mut conntrack = pins.load().take_conntrack().unwrap();
@@ -74,7 +113,7 @@ fn a_sweep_removes_what_is_over_and_shows_what_nobody_closed() {
     let sweep = conntrack.sweep(now, |Connection { key, value }| {
         closed.insert(key, value);
     });
-    assert_eq!(sweep.unwrap(), Sweep { present: 4, removed: 4, closed: 3 });
+    assert_eq!(sweep.unwrap(), Sweep { present: 4, removed: 4, closed: 3, evicted: 0 });
     for (key, value, fate) in entries {
         assert_eq!(conntrack.lookup(&key).unwrap().is_some(), fate == "stays", "{key:?}");
         assert_eq!(closed.get(&key), (fate == "closed").then_some(&value), "{key:?}");

@@ -78,6 +78,40 @@ fn a_pin_of_another_layout_is_made_anew_and_is_named() {
     datapath.apply_policy(1, &[allow(300, 80, 1)], &[], ready(1)).unwrap();
 }
 
+/// The lanes and what counts their records are one whole: another size of one lane begins all of them anew.
+#[test]
+fn another_size_of_a_lane_begins_all_its_books_anew() {
+    let pins = Pins::new();
+    let datapath = pins.load();
+    datapath.book().write(&[7; abi::metrics::BOOK_WORDS]);
+    drop(datapath);
+    let mut config = pins.config();
+    config.lane_bytes[1] *= 2;
+    let datapath = Datapath::load_maps(&config).unwrap();
+    let names: Vec<_> = datapath.recreated().iter().map(|map| map.name.as_str()).collect();
+    let mut expected = vec![
+        names::RING_DENY,
+        names::RING_ALLOW,
+        names::RING_TRACE,
+        names::LANES,
+        names::FOLD,
+        names::FOLD_SAMPLE,
+        "SP_FOLD_SEEN",
+        "SP_READER",
+        "SP_BOOK",
+    ];
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    let difference = |name| &datapath.recreated().iter().find(|map| map.name == name).unwrap().difference;
+    assert!(difference(names::RING_ALLOW).ends_with("0 records in it are lost, its counters begin anew"));
+    assert_eq!(difference("SP_BOOK"), "goes with a map that changed");
+    assert_eq!(datapath.book().read(), [0; abi::metrics::BOOK_WORDS]);
+    assert!(datapath.lane_books().unwrap().iter().all(|lane| lane.is_balanced && lane.taken == 0));
+    assert!(datapath.fold_book().unwrap().is_balanced);
+    drop(datapath);
+    assert_eq!(Datapath::load_maps(&config).unwrap().recreated(), []);
+}
+
 #[test]
 fn the_book_outlives_its_writer_and_is_never_half_written() {
     let pins = Pins::new();

@@ -43,6 +43,7 @@ fn entries() -> impl Strategy<Value = MapState> {
                     deny,
                     audit: false,
                     redirect: false,
+                    by_default: false,
                     auth: 0,
                     precedence,
                     origins: OriginSet::default(),

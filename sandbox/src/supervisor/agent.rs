@@ -243,6 +243,8 @@ fn spawn(shared: &Shared, node: &Node) -> anyhow::Result<Child> {
         &settings.attach,
         "--policy-mode",
         &settings.policy_mode,
+        "--policy-overflow",
+        &settings.policy_overflow,
     ]);
     let log = open_log(&node.log)?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -41,11 +41,16 @@ pub(crate) struct Flags {
     attach: String,
     #[arg(long)]
     policy_mode: String,
+    #[arg(long, default_value = "keep")]
+    policy_overflow: String,
 }
 
 pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
     if flags.policy_mode == "always" {
         bail!("this stand-in refuses --policy-mode always");
+    }
+    if flags.policy_overflow != "keep" {
+        bail!("this stand-in keeps every policy");
     }
     std::fs::create_dir_all(&flags.pin_dir).context("the pin directory cannot be made in bpffs")?;
     let pod_cidrs = route_to_peers(&flags.desired_dir, &flags.node_name)?;

@@ -14,7 +14,7 @@ use specola_sandbox::cli::SandboxCommand;
 enum Program {
     #[command(subcommand)]
     Sandbox(SandboxCommand),
-    Agent(agent::Flags),
+    Agent(Box<agent::Flags>),
     Observe(observe::Flags),
 }
 
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<ExitCode> {
     if matches!(first.as_str(), "sandbox" | "agent" | "observe") {
         return match Program::parse() {
             Program::Sandbox(command) => command.run(),
-            Program::Agent(flags) => agent::run(flags).map(|()| ExitCode::SUCCESS),
+            Program::Agent(flags) => agent::run(*flags).map(|()| ExitCode::SUCCESS),
             Program::Observe(flags) => observe::run(&flags).map(|()| ExitCode::SUCCESS),
         };
     }
