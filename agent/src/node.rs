@@ -11,6 +11,7 @@ mod identities;
 mod ips;
 mod kernel;
 mod life;
+mod notices;
 mod publish;
 mod realize;
 mod reconcile;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use specola_datapath::abi::ipcache::IpInfo;
 use specola_directory::{DirectoryWriter, Held, LINGER};
+use specola_flow_server::AgentLog;
 use specola_labels::LabelFilter;
 use specola_lifecycle::Drain;
 use specola_policy::{Engine, IpFamilies, Settings};
@@ -40,6 +42,7 @@ pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name, sh
 use self::feed::DirectoryFeed;
 use self::ips::NodeAddresses;
 use self::life::Endpoint;
+use self::notices::Notices;
 use crate::config::PolicyOverflow;
 use crate::cookie::CookieTable;
 use crate::desired::Desired;
@@ -83,6 +86,8 @@ pub(crate) struct NodeParts {
     pub(crate) local_identities: LocalIdentities,
     pub(crate) metrics: AgentMetrics,
     pub(crate) warnings: Warnings,
+    /// Where the node says what it does.
+    pub(crate) agent_log: AgentLog,
     /// Where the wanted routes to peers go.
     pub(crate) peer_routes: watch::Sender<BTreeMap<IpNet, IpAddr>>,
     pub(crate) flows: HeldFlows,
@@ -177,6 +182,7 @@ pub(crate) struct Node {
     local_identities: LocalIdentities,
     metrics: AgentMetrics,
     warnings: Warnings,
+    notices: Notices,
     peer_routes: watch::Sender<BTreeMap<IpNet, IpAddr>>,
     flows: HeldFlows,
     filter: LabelFilter,
@@ -227,6 +233,7 @@ impl Node {
             local_identities: parts.local_identities,
             metrics: parts.metrics,
             warnings: parts.warnings,
+            notices: Notices::new(parts.agent_log),
             peer_routes: parts.peer_routes,
             flows: parts.flows,
             filter: LabelFilter::identity_relevant(),

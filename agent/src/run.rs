@@ -2,6 +2,7 @@
 
 mod books;
 mod host;
+mod peers;
 mod reader;
 mod servers;
 
@@ -24,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::books::Books;
 use self::host::{build_datapath, build_network};
+use self::peers::{PeerFollower, started};
 use self::reader::ReaderThread;
 use self::servers::spawn_servers;
 use crate::config::AgentConfig;
@@ -100,12 +102,15 @@ impl Agent {
             local_identities: state.local_identities,
             metrics: metrics.agent.clone(),
             warnings: warnings.clone(),
+            agent_log: flows.agent_log(),
             peer_routes: routes_out,
             flows: HeldFlows(Box::new({
                 let flows = flows.clone();
                 move || flows.held()
             })),
         };
+        started(&flows.agent_log());
+        let peers = PeerFollower::new(config, flows.clone(), contents.clone());
         let node = build_node(&mut life, settings, parts, (desired, contents), &net).await?;
         // What waits in the lanes gets its names from the directory, which the node's first pass fills.
         node.call(|_| ()).await.context("the node thread's first pass")?;
@@ -117,6 +122,7 @@ impl Agent {
             warnings: warnings.clone(),
         };
         life.spawn("connections", sweeper.run(life.drain()));
+        life.spawn("peers", peers.run(life.drain()));
         let followers = Followers { files, store, desired_out, contents_out, routes };
         followers.spawn(&mut life, &net, &node, &warnings)?;
         spawn_servers(&mut life, config, &node, &net, &flows, metrics).await?;

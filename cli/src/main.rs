@@ -21,6 +21,7 @@ mod preflight;
 mod printer;
 mod status;
 mod target;
+mod tls;
 mod version;
 
 use crate::error::UsageError;

@@ -10,6 +10,7 @@ use clap::Args;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::UsageError;
+use crate::tls::TlsArgs;
 
 /// Unix socket of the local agent's flow API.
 const OBSERVER_SOCKET: &str = "/run/specola/observer.sock";
@@ -32,6 +33,8 @@ pub(crate) struct TargetArgs {
     /// Time to wait for a connection.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub(crate) timeout: Timeout,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 /// Which node agents to ask.
@@ -81,6 +84,8 @@ pub(crate) enum Address {
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
+    /// `host:port` with TLS.
+    Tls(String, Box<TlsArgs>),
 }
 
 /// Both sockets of one node of a sandbox.
@@ -109,10 +114,26 @@ impl TargetArgs {
             .clone()
             .or_else(|| env::var("HUBBLE_SERVER").ok().filter(|server| !server.is_empty()));
         match server {
-            Some(server) => Ok(vec![Target { address: server.parse()?, name: server }]),
+            Some(server) => Ok(vec![Target { address: self.address(&server)?, name: server }]),
             None => {
                 Ok(vec![Target::unix(format!("unix://{OBSERVER_SOCKET}"), PathBuf::from(OBSERVER_SOCKET))])
             }
+        }
+    }
+}
+
+impl TargetArgs {
+    /// The address with what the TLS options say.
+    fn address(&self, text: &str) -> Result<Address, UsageError> {
+        let secure = ["tls://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        match secure.unwrap_or(text).parse()? {
+            Address::Tcp(address) if secure.is_some() || self.tls.tls => {
+                Ok(Address::Tls(address, Box::new(self.tls.clone())))
+            }
+            Address::Unix(_) if secure.is_some() || self.tls.tls => {
+                Err(UsageError::text(format!("server {text:?}: a unix socket has no TLS; leave out --tls")))
+            }
+            address => Ok(address),
         }
     }
 }
@@ -145,16 +166,21 @@ impl Target {
     pub(crate) async fn connect(&self, timeout: Timeout) -> anyhow::Result<Channel> {
         let uri = match &self.address {
             Address::Unix(path) => format!("unix://{}", path.display()),
-            Address::Tcp(address) => format!("http://{address}"),
+            Address::Tcp(address) | Address::Tls(address, _) => format!("http://{address}"),
         };
         let endpoint = Endpoint::from_shared(uri)
             .with_context(|| format!("{} is no address of a server", self.name))?
             .connect_timeout(timeout.0)
             .tcp_keepalive(Some(TCP_KEEPALIVE));
-        let connected = tokio::time::timeout(timeout.0, endpoint.connect()).await;
-        let cause = match connected {
+        let connect = async {
+            match &self.address {
+                Address::Tls(address, tls) => tls.connect(address, endpoint).await,
+                _ => Ok(endpoint.connect().await?),
+            }
+        };
+        let cause = match tokio::time::timeout(timeout.0, connect).await {
             Ok(Ok(channel)) => return Ok(channel),
-            Ok(Err(error)) => root_cause(&error),
+            Ok(Err(error)) => root_cause(error.as_ref()),
             Err(_elapsed) => format!("no answer within {timeout}"),
         };
         Err(anyhow::anyhow!("cannot connect to {}: {cause}; {}", self.name, self.remedy()))
@@ -171,7 +197,12 @@ impl Target {
                  --sandbox"
             }
             Address::Unix(_) => "see that the agent runs and that you may open its socket",
-            Address::Tcp(_) => "see that the server runs and that the address is right",
+            Address::Tcp(_) => {
+                "see that the server runs, that the address is right, and whether it wants --tls"
+            }
+            Address::Tls(..) => {
+                "see that the server runs with TLS, and that --tls-ca-cert-files and --tls-server-name are right"
+            }
         }
     }
 }
@@ -186,11 +217,6 @@ impl std::str::FromStr for Address {
         }
         if text.starts_with('/') {
             return Ok(Self::Unix(PathBuf::from(text)));
-        }
-        if text.starts_with("tls://") || text.starts_with("https://") {
-            return Err(UsageError::text(format!(
-                "server {text:?}: TLS is not supported yet; use a plaintext port (host:port) or a unix socket"
-            )));
         }
         let bare = ["tcp://", "http://", "dns:///", "passthrough:///"]
             .iter()
@@ -263,9 +289,31 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_for_tcp() {
+        let with = |tls| TargetArgs { tls: TlsArgs { tls, ..TlsArgs::default() }, ..TargetArgs::default() };
+        for (tls, text, address) in [
+            (false, "relay:80", "tcp"),
+            (true, "relay:443", "tls"),
+            (false, "tls://relay:443", "tls"),
+            (false, "unix:///x.sock", "unix"),
+        ] {
+            let kind = match with(tls).address(text).unwrap() {
+                Address::Unix(_) => "unix",
+                Address::Tcp(_) => "tcp",
+                Address::Tls(address, _) => {
+                    assert_eq!(address, "relay:443");
+                    "tls"
+                }
+            };
+            assert_eq!(kind, address, "{text}");
+        }
+        let refused = with(true).address("unix:///x.sock").unwrap_err().to_string();
+        assert!(refused.contains("a unix socket has no TLS"), "{refused}");
+    }
+
+    #[test]
     fn other_addresses_are_refused() {
         for (text, says) in [
-            ("tls://relay:443", "TLS is not supported"),
             ("localhost", "use host:port"),
             ("localhost:", "use host:port"),
             ("localhost:0", "use host:port"),

@@ -67,6 +67,11 @@ impl AgentLog {
         self.0.head.send_replace(next);
     }
 
+    /// The events that are there, oldest first.
+    pub fn events(&self) -> Vec<AgentEvent> {
+        self.0.history.lock().events.iter().map(|entry| entry.event.clone()).collect()
+    }
+
     /// Number of the next event; changes wake.
     pub(crate) fn head(&self) -> watch::Receiver<u64> {
         self.0.head.subscribe()

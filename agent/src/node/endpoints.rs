@@ -93,6 +93,11 @@ impl Node {
             self.forget_policy(id);
         }
         self.enter_kernel(id, link.host_ifindex).map_err(NodeError::Kernel)?;
+        if old_ifindex == 0
+            && let Some(endpoint) = self.endpoints.get(&id)
+        {
+            self.notices.endpoint_created(endpoint);
+        }
         self.touch();
         self.reconcile();
         Ok(())
@@ -144,6 +149,7 @@ impl Node {
         EndpointFile::remove(&self.settings.endpoints_dir, id)?;
         self.ipam.release(&owner)?;
         endpoint.become_state(State::Disconnected);
+        self.notices.endpoint_deleted(endpoint);
         tracing::info!(endpoint = id, pod = %endpoint.pod(), "endpoint removed");
         self.endpoints.remove(&id);
         self.count();

@@ -49,6 +49,19 @@ impl DirectoryFeed {
         if changes.is_empty() { Ok(()) } else { self.writer.apply(changes) }
     }
 
+    /// Namespace and name of the pod that has this address, if one has.
+    pub(super) fn pod_of(&self, prefix: IpNet) -> Option<(String, String)> {
+        let is_local =
+            |(_, own): &&(EndpointMeta, Vec<IpAddr>)| own.iter().any(|ip| IpNet::from(*ip) == prefix);
+        let local = || self.endpoints.values().find(is_local).map(|(meta, _)| meta);
+        let meta = match self.ips.get(&prefix) {
+            Some((_, Some(meta))) => meta,
+            _ if prefix.prefix_len() == prefix.max_prefix_len() => local()?,
+            _ => return None,
+        };
+        Some((meta.namespace.clone(), meta.pod_name.clone()))
+    }
+
     /// Publishes an interface's name.
     pub(super) fn interface(&mut self, ifindex: u32, name: &str) -> Result<(), ChangeError> {
         self.writer.apply([Change::UpsertInterface { ifindex, name: Arc::from(name) }])

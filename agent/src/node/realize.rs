@@ -210,6 +210,7 @@ impl Node {
         }
         endpoint.conditions.clear();
         endpoint.become_state(State::Ready);
+        self.notices.regenerated(endpoint);
         if first {
             tracing::info!(endpoint = id, pod = %endpoint.pod(), revision, entries, "endpoint is ready");
         }
@@ -221,6 +222,7 @@ impl Node {
         self.metrics.regeneration_failed();
         let revision = self.engine.repository().revision();
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        self.notices.regeneration_failed(endpoint, error);
         endpoint.condition(format!("policy revision {revision} is not realized: {error:#}"));
         if endpoint.state == State::Regenerating {
             endpoint.become_state(State::NotReady);

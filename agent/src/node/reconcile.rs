@@ -117,10 +117,19 @@ impl Node {
             .cloned()
             .collect();
         for reference in gone {
+            let object = self.engine.repository().get(&reference).map(|stored| stored.object().clone());
             self.engine.remove(&reference);
+            if let Some(object) = object {
+                self.notices.policy_deleted(&object, self.engine.repository().revision());
+            }
         }
         for policy in self.new_policies() {
+            let known = self.engine.repository().revision();
             self.engine.upsert((*policy).clone());
+            let revision = self.engine.repository().revision();
+            if revision > known {
+                self.notices.policy_updated(&policy, revision);
+            }
         }
         self.taken = Some(Arc::clone(&self.desired));
         let repository = self.engine.repository();
@@ -156,7 +165,9 @@ impl Node {
             for (prefix, info) in changes {
                 let action = || format!("ipcache entry {prefix}");
                 self.kernel.upsert_ip(prefix, info).with_context(action)?;
-                self.ips.insert(prefix, info);
+                let before = self.ips.insert(prefix, info);
+                let pod = self.feed.pod_of(prefix);
+                self.notices.address_known(prefix, info, before, pod);
             }
             Ok(())
         };
@@ -188,7 +199,9 @@ impl Node {
             .collect();
         for prefix in stale {
             self.kernel.remove_ip(prefix)?;
-            self.ips.remove(&prefix);
+            if let Some(info) = self.ips.remove(&prefix) {
+                self.notices.address_forgotten(prefix, info);
+            }
         }
         if unneeded.is_empty() {
             return Ok(());

@@ -5,6 +5,7 @@ use specola_datapath::abi::policy::{PolicyKey, PolicyValue};
 use specola_datapath::{ConnectionCounts, FoldBook, LaneBook, PacketCounts, PolicyUpdate};
 use specola_directory::{DirectoryReader, directory, mapped};
 use specola_flow::NodeInfo;
+use specola_flow_server::AgentLog;
 
 use super::*;
 use crate::config::PolicyOverflow;
@@ -13,6 +14,7 @@ use crate::endpoint::{EndpointKey, State};
 use crate::net::PodLink;
 use crate::store::DirectoryStore;
 
+mod notices;
 mod overflow;
 mod takeover;
 
@@ -167,6 +169,7 @@ struct Fixture {
     node: Node,
     names: DirectoryReader,
     routes: watch::Receiver<BTreeMap<IpNet, IpAddr>>,
+    log: AgentLog,
 }
 
 impl Fixture {
@@ -196,6 +199,7 @@ impl Fixture {
             endpoints_dir: path("endpoints"),
         };
         std::fs::create_dir_all(path("endpoints")).expect("makes the directory");
+        let log = AgentLog::new(specola_flow_server::Clock::system());
         let parts = NodeParts {
             kernel: Box::new(kernel.clone()),
             store: Arc::clone(&store) as Arc<dyn Store>,
@@ -205,12 +209,13 @@ impl Fixture {
             local_identities: LocalIdentities::open(&path("identities.json")).expect("opens"),
             metrics: AgentMetrics::new(),
             warnings: Warnings::default(),
+            agent_log: log.clone(),
             peer_routes,
             flows: HeldFlows(Box::new(Held::default)),
         };
         let (desired, contents) = (Arc::new(files.merge()), Arc::new(store.list().expect("lists")));
         let node = Node::new(settings, parts, desired, contents).expect("starts");
-        Self { dir, kernel, files, store, node, names, routes }
+        Self { dir, kernel, files, store, node, names, routes, log }
     }
 
     /// The agent dies and comes back; the kernel and the files are as they were.
