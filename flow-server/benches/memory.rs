@@ -68,11 +68,11 @@ fn fill(size: usize) -> [f64; 2] {
     let (mut pipeline, server) = flow_server(config, names).expect("memory for the ring");
     let per_flow = || (resident() - before) as f64 / size as f64;
     let (mut number, mut full) = (0, 0.0);
-    while server.status().seen < 5 * size as u64 {
+    while server.held().head < 5 * size as u64 {
         let events: Vec<Event> = (number..number + BATCH as u64).map(event).collect();
         number += BATCH as u64;
         pipeline.ingest(&events, 1_700_000_000_000_000_000);
-        if full == 0.0 && server.status().seen >= size as u64 {
+        if full == 0.0 && server.held().head >= size as u64 {
             full = per_flow();
         }
     }
