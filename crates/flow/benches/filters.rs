@@ -136,6 +136,7 @@ fn main() {
     };
     flow.set_reply(Some(false));
     let table = interner.table();
+    let metas = table.load();
     let node = NodeInfo { name: "n1".into(), cluster_name: "default".into(), labels: vec!["zone=a".into()] };
     println!("| filter | ns per flow |\n|---|---|");
     for (name, filter) in filters() {
@@ -143,7 +144,7 @@ fn main() {
         let round = || {
             let started = Instant::now();
             for seq in 0..u64::from(LOOKS) {
-                let view = FlowView::new(black_box(&flow), seq, InstanceId::new(1), &table, &node)
+                let view = FlowView::new(black_box(&flow), seq, InstanceId::new(1), &metas, &node)
                     .with_names(&Names);
                 assert!(set.passes(black_box(&view)), "{name}");
             }
