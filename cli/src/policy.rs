@@ -16,6 +16,8 @@ use crate::node::{Node, Output, block_on, print_json, stdout};
 use crate::printer::escape;
 use crate::target::AdminArgs;
 
+mod why;
+
 /// What to do with policies.
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
@@ -23,6 +25,8 @@ pub(crate) enum PolicyCommand {
     Get(GetArgs),
     /// Check files of policies without a cluster; exit code 1 when one has an error.
     Validate(ValidateArgs),
+    /// Say why a connection passes or not: the rules that decide, and the smallest change that turns it.
+    Why(Box<why::WhyArgs>),
 }
 
 /// Arguments of `policy get`.
@@ -57,6 +61,7 @@ pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
     match command {
         PolicyCommand::Get(args) => block_on(get(&args)),
         PolicyCommand::Validate(args) => validate(&args),
+        PolicyCommand::Why(args) => why::run(&args),
     }
 }
 

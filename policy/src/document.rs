@@ -21,6 +21,13 @@ pub struct Document {
     pub(crate) root: Node,
 }
 
+impl Document {
+    /// The document as JSON.
+    pub fn json(&self) -> String {
+        self.root.to_string()
+    }
+}
+
 /// Reads the documents of a stream in order; empty ones are left out, and lists (`kind: List` and the lists of a kind)
 /// give their items. `file` is only for messages.
 ///

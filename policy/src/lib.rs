@@ -10,6 +10,7 @@ mod compile;
 pub mod document;
 mod engine;
 pub mod eval;
+pub mod explain;
 mod icmp;
 mod identities;
 mod map_state;

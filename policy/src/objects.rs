@@ -35,7 +35,7 @@ pub struct Service {
 }
 
 /// All objects that policies may refer to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Objects {
     groups: BTreeMap<String, CidrGroup>,
     services: BTreeMap<(String, String), Service>,

@@ -308,6 +308,22 @@ impl Repository {
         counts
     }
 
+    /// The same policies and objects, to try changes on.
+    pub(crate) fn copy(&self) -> Self {
+        let stored = |stored: &StoredPolicy| StoredPolicy {
+            object: stored.object.clone(),
+            revision: stored.revision,
+            rules: stored.rules.clone(),
+        };
+        Self {
+            settings: self.settings.clone(),
+            revision: self.revision,
+            policies: self.policies.iter().map(|(name, policy)| (name.clone(), stored(policy))).collect(),
+            objects: self.objects.clone(),
+            prefixes: self.prefixes.clone(),
+        }
+    }
+
     /// Rules that select the subject.
     pub(crate) fn rules_for<'a>(
         &'a self,
