@@ -85,6 +85,10 @@ pub struct AgentConfig {
     /// Connections of other protocols that the node remembers, per address family.
     #[arg(long, value_name = "ENTRIES", default_value_t = 65_536, value_parser = conntrack_entries())]
     pub conntrack_other_entries: u32,
+    /// Serve made-up events, so many a second, instead of those of the kernel: for trying clients and for load tests.
+    /// Needs no root. Only the flow API and the metrics are served.
+    #[arg(long, value_name = "RATE")]
+    pub synthetic: Option<u32>,
     /// How long a shutdown may take before tasks are aborted, seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub drain_timeout: Duration,

@@ -30,6 +30,7 @@ mod preflight;
 mod run;
 mod store;
 mod sweep;
+mod synthetic;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 mod warnings;

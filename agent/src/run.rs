@@ -28,6 +28,7 @@ use self::host::{build_datapath, build_network};
 use self::peers::{PeerFollower, started};
 use self::reader::ReaderThread;
 use self::servers::spawn_servers;
+pub(crate) use self::servers::{spawn_metrics, spawn_observer};
 use crate::config::AgentConfig;
 use crate::cookie::CookieTable;
 use crate::desired::{Desired, DesiredDirectory, Node as NodeObject};
@@ -41,6 +42,7 @@ use crate::node::{HeldFlows, Node, NodeHandle, NodeInputs, NodeParts, NodeSettin
 use crate::persist;
 use crate::store::{Contents, DirectoryStore, Store};
 use crate::sweep::Sweeper;
+use crate::synthetic::run_synthetic;
 use crate::warnings::Warnings;
 
 /// Runs the agent until SIGTERM, SIGINT or a fatal error. Pinned programs and maps keep working after it.
@@ -58,6 +60,9 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
 /// As [`run`].
 pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     tracing::info!(version = build_info().semver(), node = config.node_name, "agent starts");
+    if let Some(rate) = config.synthetic {
+        return run_synthetic(&config, rate, stop).await;
+    }
     tokio::pin!(stop);
     let agent = tokio::select! {
         agent = Agent::build(&config) => agent?,
@@ -238,16 +243,19 @@ fn build_flow_server(
     books: Books,
     reader: ReaderWaker,
 ) -> anyhow::Result<(Pipeline, FlowServer)> {
-    // The hasher's keys are random for each process.
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    let version = build_info().semver();
-    let mut flows = FlowConfig::new(InstanceId::new(random), &version);
-    flows.capacity = config.ring_size;
-    flows.protected_percent = config.ring_protected_percent;
+    let mut flows = flow_config(config);
     flows.taken = books.taken;
     flows.wake = Wake::new(move || reader.wake());
     flows.book = Arc::new(books);
     flow_server(flows, directory).context("making the flow ring")
+}
+
+/// The flow server's settings, with an instance id of this run.
+pub(crate) fn flow_config(config: &AgentConfig) -> FlowConfig {
+    // The hasher's keys are random for each process.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let flows = FlowConfig::new(InstanceId::new(random), &build_info().semver());
+    FlowConfig { capacity: config.ring_size, protected_percent: config.ring_protected_percent, ..flows }
 }
 
 #[derive(Clone, Debug)]

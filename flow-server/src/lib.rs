@@ -26,6 +26,7 @@ mod pressure;
 mod serve;
 mod shared;
 mod streams;
+mod synthetic;
 mod tls;
 mod wire;
 
@@ -39,4 +40,5 @@ pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};
 pub use serve::{ListenConfig, Listeners, ServeError};
 pub use shared::{Config, FlowServer, FlowStatus, Wake, flow_server};
 pub use streams::StreamCounts;
+pub use synthetic::Synthetic;
 pub use tls::{TlsError, TlsFiles};

@@ -198,6 +198,11 @@ impl FlowServer {
         }
     }
 
+    /// What happened to flows in observers' streams.
+    pub fn stream_counts(&self) -> StreamCounts {
+        self.shared.streams.counts()
+    }
+
     /// A way in for events that do not come from the kernel's ring buffers.
     pub fn agent_events(&self) -> AgentEvents {
         self.agent_events.clone()

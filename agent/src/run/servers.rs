@@ -1,10 +1,12 @@
 //! Sockets: flow API, metrics, admin API.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use specola_flow_server::{FlowServer, ListenConfig, Listeners};
 use specola_lifecycle::Lifecycle;
+use specola_telemetry::Metrics;
 use tokio::net::TcpListener;
 
 use super::AllMetrics;
@@ -25,6 +27,22 @@ pub(super) async fn spawn_servers(
     flows: &FlowServer,
     metrics: AllMetrics,
 ) -> anyhow::Result<()> {
+    spawn_observer(life, config, flows).await?;
+    spawn_metrics(life, config, metrics.registry, refresh(node.clone(), metrics.scraped)).await?;
+
+    // Last: who finds the admin socket finds an agent that works.
+    let socket = AdminSocket::bind(&config.admin_socket).await?;
+    let admin = AdminService::new(node.clone(), net.clone(), flows.clone(), life.readiness(), config.mtu);
+    life.spawn("admin", admin.serve(socket, life.drain()));
+    Ok(())
+}
+
+/// Serves the flow API.
+pub(crate) async fn spawn_observer(
+    life: &mut Lifecycle,
+    config: &AgentConfig,
+    flows: &FlowServer,
+) -> anyhow::Result<()> {
     make_parent(&config.observer_socket)?;
     let listen = ListenConfig {
         unix: Some(config.observer_socket.clone()),
@@ -37,23 +55,26 @@ pub(super) async fn spawn_servers(
     let observer = Listeners::bind(&listen).await?;
     let (server, drain) = (flows.clone(), life.drain());
     life.spawn("observer", async move { server.serve(observer, drain).await });
+    Ok(())
+}
 
+/// Serves metrics and health.
+pub(crate) async fn spawn_metrics(
+    life: &mut Lifecycle,
+    config: &AgentConfig,
+    metrics: Arc<Metrics>,
+    refresh: Refresh,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.metrics_listen)
         .await
         .with_context(|| format!("listening on {} for metrics", config.metrics_listen))?;
-    let refresh = refresh(node.clone(), metrics.scraped);
-    let http = HttpServer { metrics: metrics.registry, readiness: life.readiness(), refresh };
+    let http = HttpServer { metrics, readiness: life.readiness(), refresh };
     life.spawn("metrics", http.run(listener, life.drain()));
-
-    // Last: who finds the admin socket finds an agent that works.
-    let socket = AdminSocket::bind(&config.admin_socket).await?;
-    let admin = AdminService::new(node.clone(), net.clone(), flows.clone(), life.readiness(), config.mtu);
-    life.spawn("admin", admin.serve(socket, life.drain()));
     Ok(())
 }
 
 fn refresh(node: NodeHandle, scraped: ScrapedCounts) -> Refresh {
-    std::sync::Arc::new(move || {
+    Arc::new(move || {
         let (node, scraped) = (node.clone(), scraped.clone());
         Box::pin(async move {
             let kernel = match node.call(|node| node.kernel_counts()).await {

@@ -3,7 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
-use specola_flow::{FlowNames, MetaHandle, MetaTable, Metas, NodeInfo, PolicyOrigin, WireOrigins};
+use specola_flow::{
+    EventType, Flow, FlowNames, FlowUuid, MetaHandle, MetaTable, Metas, NodeInfo, PolicyOrigin, WireFlow,
+    WireOrigins, flags,
+};
 
 use crate::addresses::Addresses;
 
@@ -73,6 +76,20 @@ impl Directory {
     /// The same rules in encoded form.
     pub fn wire_origins(&self, cookie: u32) -> Option<&WireOrigins> {
         self.origins.get(&cookie).map(|set| &set.wire)
+    }
+
+    /// A flow with what its message needs, in encoded form. `metas` were loaded after the flow was read.
+    pub fn wire_flow<'a>(&'a self, flow: &'a Flow, uuid: FlowUuid, metas: &'a Metas) -> WireFlow<'a> {
+        let is_trace = flow.event_type() == EventType::TRACE;
+        WireFlow {
+            flow,
+            uuid,
+            source: metas.wire(flow.source_meta),
+            destination: metas.wire(flow.destination_meta),
+            // Looked for only where the message says it.
+            origins: if flow.has(flags::ATTRIBUTED) { self.wire_origins(flow.cookie) } else { None },
+            interface: if is_trace { self.interface(flow.ifindex) } else { None },
+        }
     }
 
     /// Name of an interface.

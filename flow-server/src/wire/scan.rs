@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use specola_directory::Directory;
-use specola_flow::{Flow, FlowView, NodeInfo, WireFlow, timestamp};
+use specola_flow::{Flow, FlowView, NodeInfo, timestamp};
 use specola_proto::{
     flow::{LostEvent, LostEventSource},
     observer::{GetFlowsResponse, get_flows_response::ResponseTypes},
@@ -155,14 +155,7 @@ impl Scanner {
             done.filtered += 1;
             return Ok(());
         }
-        let wire = WireFlow {
-            flow,
-            uuid: view.uuid,
-            source: metas.wire(flow.source_meta),
-            destination: metas.wire(flow.destination_meta),
-            origins: directory.wire_origins(flow.cookie),
-            interface: directory.interface(flow.ifindex),
-        };
+        let wire = directory.wire_flow(flow, view.uuid, &metas);
         self.writer.flow(&wire, out).map_err(|error| Status::internal(error.to_string()))?;
         done.delivered += 1;
         done.min_ns = done.min_ns.min(flow.time_ns);

@@ -93,11 +93,14 @@ fn set_length(out: &mut Vec<u8>, at: usize) {
     }
 }
 
-#[cold]
 fn set_long_length(out: &mut Vec<u8>, at: usize, length: usize) {
-    let mut prefix = Vec::with_capacity(10);
-    varint(&mut prefix, length as u64);
-    out.splice(at..=at, prefix);
+    let start = out.len();
+    varint(out, length as u64);
+    // The prefix goes to the front, and its placeholder out.
+    let prefix = out.len() - start;
+    out[at + 1..].rotate_right(prefix);
+    out.copy_within(at + 1.., at);
+    out.truncate(start + prefix - 1);
 }
 
 #[cfg(test)]
