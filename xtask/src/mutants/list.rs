@@ -183,13 +183,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "&& stamp != 0 && stamp & 1 == 0 && word != 1",
     ),
     mutant(
-        "known place outlives its address",
-        POLICY,
-        "what a connection remembers of the other end is not compared with the epoch",
-        "stamp != 0 && stamp == CtSide::elsewhere(work.node_epoch)",
-        "stamp != 0 && work.node_epoch != 0",
-    ),
-    mutant(
         "responder may open",
         CONNTRACK,
         "a connection the other way on the same ports counts as a reply",
