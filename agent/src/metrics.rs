@@ -338,11 +338,11 @@ mod tests {
             "specola_event_records_taken_total{lane=\"deny\"} 3",
             "specola_event_backlog{lane=\"deny\"} 1",
             "specola_lane_balanced{lane=\"deny\"} 1",
-            "specola_folded_packets_reported_total 7",
-            "specola_folded_packets_waiting 2",
-            "specola_folds_balanced 1",
-            "specola_connections_created_total 10",
-            "specola_connections_evicted_total 2",
+            "specola_folded_packets_reported_total{} 7",
+            "specola_folded_packets_waiting{} 2",
+            "specola_folds_balanced{} 1",
+            "specola_connections_created_total{} 10",
+            "specola_connections_evicted_total{} 2",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
