@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use specola_datapath::AttachMode;
 use specola_flow_server::TlsFiles;
-use specola_policy::Mode;
+use specola_policy::{Mode, ParseOptions};
 use specola_telemetry::LogFormat;
 
 /// Settings of one agent. The defaults suit a plain host.
@@ -53,6 +53,13 @@ pub struct AgentConfig {
     /// When policies are enforced.
     #[arg(long, value_enum, default_value_t = PolicyMode::Default)]
     pub policy_mode: PolicyMode,
+    /// Only report what policies would drop, on every endpoint. One namespace, pod or policy: the annotation
+    /// specola.io/policy-audit-mode=enabled.
+    #[arg(long)]
+    pub policy_audit_mode: bool,
+    /// Accept ClusterNetworkPolicy of Kubernetes (policy.networking.k8s.io/v1alpha2).
+    #[arg(long)]
+    pub enable_k8s_cluster_network_policy: bool,
     /// What an endpoint enforces while its policies need more map entries than fit (16384).
     #[arg(long, value_enum, default_value_t = PolicyOverflow::Keep)]
     pub policy_overflow: PolicyOverflow,
@@ -205,6 +212,11 @@ impl From<LogForm> for LogFormat {
             LogForm::Json => Self::Json,
         }
     }
+}
+
+/// The parts of the policy language that an agent enforces.
+pub(crate) const fn policy_language(cluster_network_policy: bool) -> ParseOptions {
+    ParseOptions { node_selector_labels: false, extended_protocols: false, cluster_network_policy }
 }
 
 fn conntrack_entries() -> clap::builder::RangedI64ValueParser<u32> {

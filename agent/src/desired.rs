@@ -7,12 +7,14 @@ mod directory;
 mod file;
 mod objects;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use specola_policy::{PolicyObject, PolicyRef};
+use specola_policy::{AUDIT_ANNOTATION, CidrGroup, PolicyObject, PolicyRef, Service};
 
 pub(crate) use directory::DesiredDirectory;
+use objects::ObjectMeta;
 pub(crate) use objects::{Namespace, Node, Pod};
 
 /// Namespace and name of a pod.
@@ -25,6 +27,12 @@ pub(crate) struct Desired {
     pub(crate) nodes: BTreeMap<String, Arc<Node>>,
     pub(crate) pods: BTreeMap<PodKey, Arc<Pod>>,
     pub(crate) policies: BTreeMap<PolicyRef, Arc<PolicyObject>>,
+    /// Groups of prefixes that policies refer to.
+    pub(crate) cidr_groups: BTreeMap<String, CidrGroup>,
+    /// Services that policies refer to, by namespace and name.
+    pub(crate) services: BTreeMap<(String, String), Service>,
+    /// Addresses that DNS gave for names.
+    pub(crate) fqdn: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Documents that are not in force.
     pub(crate) refused: Vec<Refused>,
     /// Documents of kinds that are not used here, and what else should be known.
@@ -52,6 +60,17 @@ impl Desired {
 
 fn same<K: Eq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
+}
+
+impl Desired {
+    /// Whether the policies of a pod are only reported: its own annotation says so, or that of its namespace.
+    pub(crate) fn is_audited(&self, namespace: &str, pod: &str) -> bool {
+        let enabled = |metadata: &ObjectMeta| {
+            metadata.annotations.get(AUDIT_ANNOTATION).is_some_and(|value| value == "enabled")
+        };
+        self.pod(namespace, pod).is_some_and(|pod| enabled(&pod.metadata))
+            || self.namespaces.get(namespace).is_some_and(|namespace| enabled(&namespace.metadata))
+    }
 }
 
 /// A document that is not in force.

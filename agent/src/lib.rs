@@ -33,9 +33,11 @@ mod sweep;
 mod synthetic;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+mod trial;
 mod warnings;
 
 pub use cleanup::{Cleanup, CleanupPlan};
 pub use config::{AgentConfig, Attach, LogForm, PolicyMode, PolicyOverflow};
 pub use preflight::{Check, Outcome, PreflightOptions, preflight};
 pub use run::{run, run_until};
+pub use trial::{KernelAnswer, KernelTrial, TrialError};

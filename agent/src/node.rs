@@ -11,6 +11,7 @@ mod identities;
 mod ips;
 mod kernel;
 mod life;
+mod names;
 mod notices;
 mod publish;
 mod realize;
@@ -34,7 +35,6 @@ use specola_policy::{Engine, IpFamilies, Settings};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::endpoints::{EndpointRequest, NodeError};
-#[cfg(feature = "test-util")]
 pub(crate) use self::entries::update as policy_update;
 pub(crate) use self::kernel::{Kernel, NodeDevices};
 pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name, show_origins};
@@ -60,6 +60,8 @@ pub(crate) struct NodeSettings {
     pub(crate) cluster_name: String,
     pub(crate) policy: Settings,
     pub(crate) overflow: PolicyOverflow,
+    /// Policies of all endpoints are only reported.
+    pub(crate) audit_mode: bool,
     /// `InternalIP` addresses of the Node object.
     pub(crate) internal_ips: Vec<IpAddr>,
     /// Addresses of the node's devices at the start.

@@ -29,7 +29,7 @@ use self::peers::{PeerFollower, started};
 use self::reader::ReaderThread;
 use self::servers::spawn_servers;
 pub(crate) use self::servers::{spawn_metrics, spawn_observer};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, policy_language};
 use crate::cookie::CookieTable;
 use crate::desired::{Desired, DesiredDirectory, Node as NodeObject};
 use crate::follow::{AddressFollower, DesiredFollower, RouteFollower, StoreFollower};
@@ -201,7 +201,9 @@ fn endpoints_dir(config: &AgentConfig) -> PathBuf {
 
 /// Reads the desired state, and waits until it has this node with its pod CIDRs.
 async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory, NodeObject)> {
-    let mut files = DesiredDirectory::open(&config.desired_dir, &config.state_dir.join("desired.json"))?;
+    let language = policy_language(config.enable_k8s_cluster_network_policy);
+    let memory = config.state_dir.join("desired.json");
+    let mut files = DesiredDirectory::open(&config.desired_dir, &memory, language)?;
     let watch = DirWatch::new().context("watching the desired state")?;
     watch.add(&config.desired_dir).with_context(|| format!("watching {}", config.desired_dir.display()))?;
     let mut said = false;

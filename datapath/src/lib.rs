@@ -16,6 +16,8 @@ mod maps;
 mod pinned;
 pub mod probe;
 mod sys;
+#[cfg(feature = "test-run")]
+mod test_run;
 #[cfg(feature = "test-util")]
 mod test_util;
 
@@ -38,8 +40,8 @@ pub use pinned::{Leftovers, LoadedProgram, PinnedError, PinnedLink, PinnedMaps, 
 pub use specola_datapath_common as abi;
 #[cfg(feature = "test-util")]
 pub use sys::EmptyProgram;
-#[cfg(feature = "test-util")]
-pub use test_util::{TestRun, TestRunError};
+#[cfg(feature = "test-run")]
+pub use test_run::{TestRun, TestRunError};
 
 /// The kernel programs as compiled, an ELF object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/specola.o"));

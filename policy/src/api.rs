@@ -25,12 +25,6 @@ pub struct ParseOptions {
     pub node_selector_labels: bool,
     /// Protocols VRRP and IGMP may be used.
     pub extended_protocols: bool,
-    /// `cidrGroupRef` and `cidrGroupSelector` may be used: the caller keeps the repository's groups up to date.
-    pub cidr_groups: bool,
-    /// `toServices` may be used: the caller keeps the repository's services up to date.
-    pub services: bool,
-    /// `toFQDNs` may be used: the caller gives addresses learned from DNS their labels.
-    pub fqdn: bool,
     /// `ClusterNetworkPolicy` of Kubernetes may be used.
     pub cluster_network_policy: bool,
 }

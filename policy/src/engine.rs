@@ -258,6 +258,7 @@ impl<'a> SubjectPolicy<'a> {
         let (ingress, egress) = (self.closed_by(false), self.closed_by(true));
         EndpointPolicy {
             revision: self.revision(),
+            audit: false,
             map: self.map().clone(),
             ingress_enforced: ingress.is_some(),
             egress_enforced: egress.is_some(),

@@ -36,6 +36,8 @@ pub struct Subject {
 pub struct EndpointPolicy {
     /// Repository revision that it was made from.
     pub revision: u64,
+    /// What would be dropped passes, and is reported as audited.
+    pub audit: bool,
     /// Entries of both directions.
     pub map: MapState,
     /// Whether incoming packets without an entry are dropped. If not, an entry lets all of them pass.
@@ -123,6 +125,7 @@ pub fn resolve(
     let [ingress, egress] = closed_by;
     Ok(EndpointPolicy {
         revision: repository.revision(),
+        audit: false,
         map: builder.into_state(),
         ingress_enforced: ingress.is_some(),
         egress_enforced: egress.is_some(),

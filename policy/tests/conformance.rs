@@ -26,6 +26,17 @@ fn all_cases() {
 }
 
 #[test]
+fn example_policies_do_what_their_cases_say() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/policies");
+    let read = |name: &str| std::fs::read_to_string(directory.join(name)).map_err(|e| format!("{name}: {e}"));
+    let file = CaseFile::parse(&read("cases.yaml").unwrap()).unwrap();
+    for case in file.play(read) {
+        let probes: Vec<_> = case.probes.iter().filter(|probe| probe.failure.is_some()).collect();
+        assert_eq!(case.status, Status::Passed, "{}: {:?} {probes:#?}", case.id, case.messages);
+    }
+}
+
+#[test]
 fn a_wrong_expectation_fails() {
     let text = r#"
 version: 1

@@ -80,23 +80,69 @@ spec:
 }
 
 #[test]
-fn what_is_not_enforced_is_refused() {
-    for (entry, field) in [
-        ("toFQDNs: [{matchName: x.org}]", "toFQDNs"),
-        ("toServices: [{k8sService: {serviceName: x}}]", "toServices"),
-        ("toCIDRSet: [{cidrGroupRef: x}]", "CIDR groups"),
+fn wrong_tls_listeners_groups_and_authentication_are_refused() {
+    let ports = |rest: &str| format!("toPorts: [{{ports: [{{port: '443', protocol: TCP}}], {rest}}}]");
+    for (entry, message) in [
+        (ports("serverNames: ['']"), "empty server name is not allowed"),
+        (ports("serverNames: ['a*.b']"), "is no server name"),
+        (ports("serverNames: [x.org], rules: {http: [{}]}"), "ServerNames are not allowed with L7 rules"),
+        (ports("terminatingTLS: {}"), "secret must be given"),
+        (ports("originatingTLS: {secret: {namespace: a}}"), "Secret name missing"),
+        (ports("listener: {name: x}"), "envoyConfig must be given"),
+        (ports("listener: {name: x, priority: 101, envoyConfig: {name: e}}"), "101 is not in 1 to 100"),
+        (ports("listener: {name: x, envoyConfig: {kind: Pod, name: e}}"), "unknown kind \"Pod\""),
+        (
+            ports("listener: {name: x, envoyConfig: {name: e}}, rules: {http: [{}]}"),
+            "not allowed with L7 rules (x)",
+        ),
+        ("authentication: {mode: sometimes}".to_owned(), "unknown authentication mode"),
+        ("toGroups: [{}]".to_owned(), "a group needs a provider"),
+        ("toGroups: [{aws: {securityGroups: []}}]".to_owned(), "unknown field"),
     ] {
         let yaml = format!("{HEAD}spec:\n  endpointSelector: {{}}\n  egress:\n  - {entry}\n");
         let parsed = parse_policies("f", &yaml);
         assert!(parsed.objects.is_empty(), "{entry}");
-        let wanted = errors(&parsed).iter().any(|e| e.contains(field) && e.contains("supported yet"));
-        assert!(wanted, "{entry}: {:?}", errors(&parsed));
+        assert!(errors(&parsed).iter().any(|e| e.contains(message)), "{entry}: {:?}", errors(&parsed));
     }
-    let tiers =
+}
+
+#[test]
+fn cluster_network_policies_are_checked() {
+    const TIERED: &str =
         "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: x}\n";
-    assert!(
-        errors(&parse_policies("f", tiers)).iter().any(|e| e.contains("enable-k8s-cluster-network-policy"))
+    let options = ParseOptions { cluster_network_policy: true, ..ParseOptions::default() };
+    let read = |spec: &str, options| parse_policies_with("f", &format!("{TIERED}spec: {spec}\n"), options);
+    let with = |ingress: &str| {
+        format!("{{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, ingress: [{ingress}]}}")
+    };
+    let good = with(
+        "{action: Deny, from: [{pods: {podSelector: {}}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}",
     );
+    assert_eq!(errors(&read(&good, options)), [] as [String; 0]);
+    let off = read(&good, ParseOptions::default());
+    assert!(errors(&off)[0].contains("enable-k8s-cluster-network-policy"), "{:?}", errors(&off));
+    for (spec, message) in [
+        ("{}".to_owned(), "tier must be given"),
+        (good.replace("Admin", "Normal"), "unknown tier"),
+        (good.replace("priority: 1", "priority: 1001"), "1001 is not in 0 to 1000"),
+        (good.replace("{namespaces: {}}", "{}"), "exactly one of namespaces and pods"),
+        (good.replace("Deny", "Drop"), "unknown action"),
+        (with("{action: Deny, from: []}"), "at least one peer"),
+        (with("{action: Deny, from: [{networks: [10.0.0.0/8]}]}"), "unknown field"),
+        (good.replace("number: 80", "range: {start: 80}"), "start and end must be given"),
+        (good.replace("number: 80", "range: {start: 80, end: 79}"), "start 80 is above end 79"),
+        (good.replace("tcp", "icmp"), "unknown field"),
+        (
+            good.replace("ingress", "egress")
+                .replace("from", "to")
+                .replace("pods: {podSelector: {}}", "domainNames: [x.org]"),
+            "only be used with the action Accept",
+        ),
+    ] {
+        let parsed = read(&spec, options);
+        assert!(parsed.objects.is_empty(), "{spec}");
+        assert!(errors(&parsed).iter().any(|e| e.contains(message)), "{spec}: {:?}", errors(&parsed));
+    }
 }
 
 #[test]
@@ -197,7 +243,7 @@ fn a_revision_per_change_and_origins_that_name_it() {
 
 #[test]
 fn groups_and_services_change_what_policies_mean() {
-    let options = ParseOptions { cidr_groups: true, services: true, ..ParseOptions::default() };
+    let options = ParseOptions::default();
     let yaml = format!(
         "{HEAD}spec:\n  endpointSelector: {{}}\n  egress:\n  - toCIDRSet: [{{cidrGroupRef: g, except: [10.1.0.0/16]}}]\n  - toServices: [{{k8sService: {{serviceName: s}}}}]\n"
     );

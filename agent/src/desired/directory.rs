@@ -7,8 +7,10 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use specola_policy::{ParseOptions, Service};
 
 use super::file::{FileState, Located, Object, SavedDocument};
+use super::objects::FqdnName;
 use super::{Desired, Refused};
 use crate::persist::{self, PersistError};
 
@@ -17,6 +19,8 @@ use crate::persist::{self, PersistError};
 pub(crate) struct DesiredDirectory {
     root: PathBuf,
     files: BTreeMap<String, FileState>,
+    /// Parts of the policy language that may be used.
+    options: ParseOptions,
     /// Where the documents in force are kept for the next start.
     memory: PathBuf,
     /// Why the directory itself could not be read last time.
@@ -26,14 +30,14 @@ pub(crate) struct DesiredDirectory {
 impl DesiredDirectory {
     /// A directory that was not read yet. `memory` has the documents that were in force when the agent ended: a
     /// document that was broken meanwhile must not take its policy away.
-    pub(crate) fn open(root: &Path, memory: &Path) -> Result<Self, PersistError> {
+    pub(crate) fn open(root: &Path, memory: &Path, options: ParseOptions) -> Result<Self, PersistError> {
         let saved: BTreeMap<String, Vec<SavedDocument>> = persist::load_json(memory)?.unwrap_or_default();
         let mut files = BTreeMap::new();
         for (file, documents) in saved {
-            let state = FileState::restore(&file, documents);
+            let state = FileState::restore(&file, documents, options);
             files.insert(file, state);
         }
-        Ok(Self { root: root.to_owned(), files, memory: memory.to_owned(), problem: None })
+        Ok(Self { root: root.to_owned(), files, options, memory: memory.to_owned(), problem: None })
     }
 
     /// The directory.
@@ -59,9 +63,10 @@ impl DesiredDirectory {
         changed |= self.files.len() != before;
         for name in names {
             let contents = read_text(&self.root.join(&name));
+            let options = self.options;
             let state = self.files.entry(name.clone()).or_default();
             changed |= match contents {
-                Ok(Some(text)) => state.update(&name, text),
+                Ok(Some(text)) => state.update(&name, text, options),
                 Ok(None) => false,
                 Err(cause) => state.unreadable(&name, &cause),
             };
@@ -91,6 +96,15 @@ impl DesiredDirectory {
                 insert(&mut desired, located);
             }
         }
+        let backends = self.files.values().flat_map(|state| state.objects.values());
+        for located in backends {
+            if let Object::Backends(backends) = &located.object {
+                let key = (backends.namespace.clone(), backends.service.clone());
+                if let Some(service) = desired.services.get_mut(&key) {
+                    service.backends.extend(&backends.addresses);
+                }
+            }
+        }
         desired
     }
 }
@@ -109,6 +123,21 @@ fn insert(desired: &mut Desired, located: &Located) {
         Object::Node(name, object) => drop(desired.nodes.insert(name, object)),
         Object::Pod(key, object) => drop(desired.pods.insert(key, object)),
         Object::Policy(reference, object) => drop(desired.policies.insert(reference, object)),
+        Object::CidrGroup(group) => drop(desired.cidr_groups.insert(group.name.clone(), group)),
+        Object::Service(namespace, object) => {
+            let name = object.metadata.name;
+            let key = (namespace.clone(), name.clone());
+            let (labels, selector) = (object.metadata.labels, object.spec.selector);
+            let service = Service { namespace, name, labels, selector, backends: Vec::new() };
+            drop(desired.services.insert(key, service));
+        }
+        // Joined with their services when all are known.
+        Object::Backends(_) => {}
+        Object::Names(names) => {
+            for FqdnName { name, addresses } in names {
+                desired.fqdn.entry(name).or_default().extend(addresses);
+            }
+        }
     }
 }
 

@@ -7,9 +7,14 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use specola_policy::document::{Document, split_documents};
-use specola_policy::{DocumentError, PolicyObject, PolicyRef, parse_policies};
+use specola_policy::{
+    CidrGroup, DocumentError, ParseOptions, PolicyObject, PolicyRef, parse_policy_document,
+};
 
-use super::objects::{Namespace, Node, ObjectMeta, Pod};
+use super::objects::{
+    Backends, CidrGroupObject, EndpointSlice, EndpointsObject, FqdnCache, FqdnName, Namespace, Node,
+    ObjectMeta, Pod, ServiceObject,
+};
 use super::{PodKey, Refused};
 
 /// Kind, namespace and name of an object.
@@ -37,6 +42,11 @@ pub(super) enum Object {
     Node(String, Arc<Node>),
     Pod(PodKey, Arc<Pod>),
     Policy(PolicyRef, Arc<PolicyObject>),
+    CidrGroup(CidrGroup),
+    /// Namespace, and the object.
+    Service(String, ServiceObject),
+    Backends(Backends),
+    Names(Vec<FqdnName>),
 }
 
 /// An object with the line of its document.
@@ -66,8 +76,9 @@ pub(super) struct SavedDocument {
 
 impl FileState {
     /// The documents that were in force when the agent ended: good until the file itself is read.
-    pub(super) fn restore(file: &str, documents: Vec<SavedDocument>) -> Self {
-        let mut reading = Reading { file, state: Self::default(), refused_keys: Vec::new(), unknown: false };
+    pub(super) fn restore(file: &str, documents: Vec<SavedDocument>, options: ParseOptions) -> Self {
+        let mut reading =
+            Reading { file, options, state: Self::default(), refused_keys: Vec::new(), unknown: false };
         for SavedDocument { line, text } in documents {
             for document in split_documents(file, &text) {
                 reading.document(document.map(|mut document| {
@@ -86,11 +97,12 @@ impl FileState {
     }
 
     /// Takes the file's new contents. Returns whether they differ from the ones before.
-    pub(super) fn update(&mut self, file: &str, text: String) -> bool {
+    pub(super) fn update(&mut self, file: &str, text: String, options: ParseOptions) -> bool {
         if self.text.as_ref() == Some(&text) {
             return false;
         }
-        let mut next = Reading { file, state: Self::default(), refused_keys: Vec::new(), unknown: false };
+        let mut next =
+            Reading { file, options, state: Self::default(), refused_keys: Vec::new(), unknown: false };
         for document in split_documents(file, &text) {
             next.document(document);
         }
@@ -120,6 +132,7 @@ impl FileState {
 
 struct Reading<'a> {
     file: &'a str,
+    options: ParseOptions,
     state: FileState,
     refused_keys: Vec<ObjectKey>,
     /// A document could not be recognised at all.
@@ -137,7 +150,7 @@ impl Reading<'_> {
         };
         let key = key_of(&document);
         let line = document.line;
-        match read(self.file, &document) {
+        match read(self.file, &document, self.options) {
             Ok(Some(_)) if document.name.is_empty() => {
                 self.unknown = true;
                 self.refuse(line, vec!["metadata.name: must be given".to_owned()]);
@@ -168,7 +181,11 @@ impl Reading<'_> {
 }
 
 /// The object; nothing for a kind that is not used; else the line of the first error, and every error.
-fn read(file: &str, document: &Document) -> Result<Option<Object>, (u32, Vec<String>)> {
+fn read(
+    file: &str,
+    document: &Document,
+    options: ParseOptions,
+) -> Result<Option<Object>, (u32, Vec<String>)> {
     let name = document.name.clone();
     match (document.api_version.as_str(), document.kind.as_str()) {
         ("v1", "Namespace") => Ok(Some(Object::Namespace(
@@ -184,21 +201,41 @@ fn read(file: &str, document: &Document) -> Result<Option<Object>, (u32, Vec<Str
             let pod = decode::<Pod>(document, |object| &object.metadata)?;
             Ok(Some(Object::Pod((namespace_of(document), name), Arc::new(pod))))
         }
-        _ => read_policy(file, document),
+        ("v1", "Service") => {
+            let service = decode::<ServiceObject>(document, |object| &object.metadata)?;
+            Ok(Some(Object::Service(namespace_of(document), service)))
+        }
+        ("v1", "Endpoints") => {
+            let endpoints = decode::<EndpointsObject>(document, |object| &object.metadata)?;
+            Ok(Some(Object::Backends(endpoints.backends(namespace_of(document)))))
+        }
+        ("discovery.k8s.io/v1", "EndpointSlice") => {
+            let slice = decode::<EndpointSlice>(document, |object| &object.metadata)?;
+            Ok(slice.backends(namespace_of(document)).map(Object::Backends))
+        }
+        ("cilium.io/v2" | "cilium.io/v2alpha1", "CiliumCIDRGroup") => {
+            let group = decode::<CidrGroupObject>(document, |object| &object.metadata)?;
+            let prefixes = group.spec.external_cidrs;
+            Ok(Some(Object::CidrGroup(CidrGroup { name, labels: group.metadata.labels, prefixes })))
+        }
+        ("specola.io/v1alpha1", "FQDNCache") => {
+            Ok(Some(Object::Names(decode::<FqdnCache>(document, |object| &object.metadata)?.spec.names)))
+        }
+        _ => read_policy(file, document, options),
     }
 }
 
-fn read_policy(file: &str, document: &Document) -> Result<Option<Object>, (u32, Vec<String>)> {
-    let mut parsed = parse_policies(file, &document.text);
-    let offset = document.line.saturating_sub(1);
+fn read_policy(
+    file: &str,
+    document: &Document,
+    options: ParseOptions,
+) -> Result<Option<Object>, (u32, Vec<String>)> {
+    let mut parsed = parse_policy_document(file, document, options);
     if let Some(first) = parsed.errors.first() {
-        let line = first.line.saturating_add(offset);
-        return Err((line, parsed.errors.iter().map(message).collect()));
+        return Err((first.line, parsed.errors.iter().map(message).collect()));
     }
-    Ok(parsed.objects.pop().map(|mut object| {
-        object.line = document.line;
-        Object::Policy(object.reference.clone(), Arc::new(object))
-    }))
+    let object = parsed.objects.pop();
+    Ok(object.map(|object| Object::Policy(object.reference.clone(), Arc::new(object))))
 }
 
 fn decode<T: DeserializeOwned>(
@@ -243,7 +280,15 @@ fn key_of(document: &Document) -> ObjectKey {
 
 fn namespace_of(document: &Document) -> String {
     match (document.kind.as_str(), document.namespace.as_str()) {
-        ("Node" | "Namespace" | "CiliumClusterwideNetworkPolicy", _) => String::new(),
+        (
+            "Node"
+            | "Namespace"
+            | "CiliumClusterwideNetworkPolicy"
+            | "ClusterNetworkPolicy"
+            | "CiliumCIDRGroup"
+            | "FQDNCache",
+            _,
+        ) => String::new(),
         (_, "") => "default".to_owned(),
         (_, namespace) => namespace.to_owned(),
     }

@@ -13,6 +13,7 @@ pub(crate) struct ObjectMeta {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) owner_references: Vec<OwnerReference>,
 }
 
@@ -134,6 +135,130 @@ impl Pod {
             Some(name) => ("Deployment".to_owned(), name.to_owned()),
             None => (owner.kind.clone(), owner.name.clone()),
         })
+    }
+}
+
+/// `CiliumCIDRGroup`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+pub(super) struct CidrGroupObject {
+    pub(super) metadata: ObjectMeta,
+    pub(super) spec: CidrGroupSpec,
+}
+
+/// `spec` of a [`CidrGroupObject`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CidrGroupSpec {
+    #[serde(rename = "externalCIDRs")]
+    pub(super) external_cidrs: Vec<IpNet>,
+}
+
+/// `Service`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub(super) struct ServiceObject {
+    pub(super) metadata: ObjectMeta,
+    pub(super) spec: ServiceSpec,
+}
+
+/// `spec` of a [`ServiceObject`].
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub(super) struct ServiceSpec {
+    pub(super) selector: BTreeMap<String, String>,
+}
+
+/// `EndpointSlice`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub(super) struct EndpointSlice {
+    pub(super) metadata: ObjectMeta,
+    pub(super) endpoints: Vec<SliceEndpoint>,
+}
+
+/// One element of an [`EndpointSlice`].
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub(super) struct SliceEndpoint {
+    /// Addresses, or names where the slice has the address type FQDN.
+    pub(super) addresses: Vec<String>,
+}
+
+/// `Endpoints`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub(super) struct EndpointsObject {
+    pub(super) metadata: ObjectMeta,
+    pub(super) subsets: Vec<EndpointSubset>,
+}
+
+/// One element of [`EndpointsObject`].
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub(super) struct EndpointSubset {
+    pub(super) addresses: Vec<SubsetAddress>,
+}
+
+/// An address of an [`EndpointSubset`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+pub(super) struct SubsetAddress {
+    pub(super) ip: IpAddr,
+}
+
+/// `FQDNCache` of `specola.io/v1alpha1`: addresses that DNS gave for names.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FqdnCache {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    pub(super) metadata: ObjectMeta,
+    pub(super) spec: FqdnCacheSpec,
+}
+
+/// `spec` of a [`FqdnCache`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FqdnCacheSpec {
+    pub(super) names: Vec<FqdnName>,
+}
+
+/// A name with its addresses.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FqdnName {
+    pub(super) name: String,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// Addresses behind a service, by the object that lists them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Backends {
+    pub(super) namespace: String,
+    pub(super) service: String,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl EndpointSlice {
+    /// The addresses; none when the slice belongs to no service.
+    pub(super) fn backends(&self, namespace: String) -> Option<Backends> {
+        let service = self.metadata.labels.get("kubernetes.io/service-name")?.clone();
+        let addresses = self.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        Some(Backends {
+            namespace,
+            service,
+            addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
+        })
+    }
+}
+
+impl EndpointsObject {
+    /// The addresses.
+    pub(super) fn backends(&self, namespace: String) -> Backends {
+        let addresses = self.subsets.iter().flat_map(|subset| &subset.addresses);
+        let addresses = addresses.map(|address| address.ip).collect();
+        Backends { namespace, service: self.metadata.name.clone(), addresses }
     }
 }
 

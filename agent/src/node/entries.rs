@@ -8,9 +8,7 @@ use specola_datapath::abi::policy::{
     FULL_PREFIX_STATIC, PREFIX_PROTO, PolicyKey, PolicyValue, VALUE_AUDIT, VALUE_BY_DEFAULT, VALUE_DENY,
     VALUE_PLEN_SHIFT,
 };
-#[cfg(feature = "test-util")]
-use specola_policy::EndpointPolicy;
-use specola_policy::{Diff, Entry, Key, MapState, OriginSet, SubjectPolicy};
+use specola_policy::{Diff, EndpointPolicy, Entry, Key, MapState, OriginSet, SubjectPolicy};
 
 use super::life::Realized;
 use crate::cookie::{CookieError, CookieTable, NO_COOKIE};
@@ -103,7 +101,7 @@ fn state(realized: &Realized, cookies: &mut CookieTable) -> Result<PolicyState, 
         default_cookie_egress: cookie(egress)?,
         // The kernel has 32 bits of the revision.
         revision: (realized.revision & u64::from(u32::MAX)) as u32,
-        flags: policy_flags::READY,
+        flags: policy_flags::READY | if realized.audit { policy_flags::AUDIT } else { 0 },
     })
 }
 
@@ -122,7 +120,6 @@ fn kernel_difference(
 }
 
 /// What turns one policy into another.
-#[cfg(feature = "test-util")]
 pub(crate) fn update(
     slot: u16,
     old: &MapState,
@@ -135,7 +132,13 @@ pub(crate) fn update(
         named(new.ingress_enforced, &new.ingress_selected_by),
         named(new.egress_enforced, &new.egress_selected_by),
     ];
-    let realized = Realized { made_from: None, revision: new.revision, entries: new.map.len(), closed_by };
+    let realized = Realized {
+        made_from: None,
+        revision: new.revision,
+        entries: new.map.len(),
+        closed_by,
+        audit: new.audit,
+    };
     Ok(PolicyUpdate { slot, upserts, deletes, state: state(&realized, cookies)? })
 }
 

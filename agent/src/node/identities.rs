@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use specola_datapath::abi::proto;
-use specola_labels::{Label, LabelFilter, LabelSet, NumericIdentity, PodLabels};
+use specola_labels::{Label, LabelFilter, LabelSet, NumericIdentity, PodLabels, source};
 use specola_policy::{NamedPorts, cidr_identity_labels};
 
 use super::life::Endpoint;
+use super::names;
 use super::{Node, NodeSettings};
 use crate::desired::Desired;
 use crate::endpoint::{EndpointFile, State};
@@ -91,15 +92,26 @@ impl Node {
         }
         let repository = self.engine.repository();
         let new = self.new_policies();
-        let prefixes: BTreeSet<IpNet> =
+        let mut prefixes: BTreeSet<IpNet> =
             new.iter().flat_map(|policy| repository.prefixes_of(policy)).collect();
+        let mut selectors = repository.dns_selectors();
+        selectors.extend(new.iter().flat_map(|policy| names::selectors(policy)));
+        let by_name = names::labels(&self.desired, &selectors);
+        prefixes.extend(by_name.keys());
+        prefixes.extend(names::prefixes(&self.desired));
         self.local_identities.ensure(&prefixes)?;
         let families = self.settings.families();
         let mut allocated = false;
         // Those of an earlier process are in the kernel's tables, too.
         for (prefix, identity) in self.local_identities.iter() {
-            if self.engine.identities().labels(identity).is_none() {
-                allocated |= self.engine.insert_identity(identity, cidr_identity_labels(prefix, families));
+            let known = self.engine.identities().labels(identity);
+            let names = by_name.get(&prefix);
+            let had_names =
+                known.is_some_and(|labels| labels.iter().any(|label| label.source() == source::FQDN));
+            if known.is_none() || names.is_some() || had_names {
+                let labels =
+                    cidr_identity_labels(prefix, families).with(names.into_iter().flatten().cloned());
+                allocated |= self.engine.insert_identity(identity, labels);
             }
         }
         Ok(allocated)

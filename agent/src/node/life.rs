@@ -50,15 +50,18 @@ pub(super) struct Realized {
     pub(super) entries: usize,
     /// What drops packets without an entry, incoming and outgoing; none when they pass.
     pub(super) closed_by: [Option<OriginSet>; 2],
+    /// What would drop passes, and is reported as audited.
+    pub(super) audit: bool,
 }
 
 impl Realized {
-    pub(super) fn of(subject: SubjectId, policy: SubjectPolicy<'_>) -> Self {
+    pub(super) fn of(subject: SubjectId, policy: SubjectPolicy<'_>, audit: bool) -> Self {
         Self {
             made_from: Some((subject, policy.version())),
             revision: policy.revision(),
             entries: policy.map().len(),
             closed_by: [policy.closed_by(false), policy.closed_by(true)],
+            audit,
         }
     }
 

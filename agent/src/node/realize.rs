@@ -78,7 +78,10 @@ impl Node {
         let Some(subject) = endpoint.subject.filter(|_| takes_policy(endpoint)) else { return Ok(None) };
         let made = (subject, self.engine.version(subject));
         let in_force = endpoint.realized.as_ref().and_then(|realized| realized.made_from);
-        if in_force == Some(made) && endpoint.state == State::Ready {
+        let file = &endpoint.file;
+        let audit = self.settings.audit_mode || self.desired.is_audited(&file.pod_namespace, &file.pod_name);
+        let is_same_mode = endpoint.realized.as_ref().is_some_and(|realized| realized.audit == audit);
+        if in_force == Some(made) && endpoint.state == State::Ready && is_same_mode {
             return Ok(None);
         }
         if matches!(endpoint.state, State::WaitingForIdentity | State::Restoring) {
@@ -99,7 +102,7 @@ impl Node {
             Some((known, version)) if known == subject => policy.diff_from(version),
             _ => None,
         };
-        let realized = Realized::of(subject, policy);
+        let realized = Realized::of(subject, policy, audit);
         let step = entries::follow(slot, diff, || kernel.policy(slot), policy, realized, &mut self.cookies)?;
         endpoint.become_state(State::WaitingToRegenerate);
         Ok(Some(step))
@@ -244,5 +247,11 @@ fn subject(labels: &LabelSet, namespace: &str, pod: Option<&Arc<Pod>>) -> Subjec
 /// What an endpoint enforces that is to pass nothing.
 fn closed(revision: u64) -> Realized {
     let nothing = |egress| Some(std::iter::once(Origin::deny_any(egress)).collect());
-    Realized { made_from: None, revision, entries: 0, closed_by: [nothing(false), nothing(true)] }
+    Realized {
+        made_from: None,
+        revision,
+        entries: 0,
+        closed_by: [nothing(false), nothing(true)],
+        audit: false,
+    }
 }

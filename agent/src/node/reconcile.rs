@@ -23,6 +23,7 @@ use specola_policy::{PolicyObject, PolicyRef};
 use super::Node;
 use super::endpoints::record;
 use super::ips::{self, LocalAddress};
+use super::names::{self, take_objects};
 
 impl Node {
     /// Brings kernel, directory and store in line. Never fails as a whole; see the module.
@@ -116,6 +117,7 @@ impl Node {
             .filter(|reference| !self.desired.policies.contains_key(reference))
             .cloned()
             .collect();
+        take_objects(&mut self.engine, self.taken.as_deref(), &self.desired);
         for reference in gone {
             let object = self.engine.repository().get(&reference).map(|stored| stored.object().clone());
             self.engine.remove(&reference);
@@ -181,7 +183,9 @@ impl Node {
     fn forget_stale(&mut self, wanted: Option<HashMap<IpNet, IpInfo>>) -> anyhow::Result<()> {
         let repository = self.engine.repository();
         let prefixes = self.local_identities.iter().map(|(prefix, _)| prefix);
-        let unneeded: BTreeSet<IpNet> = prefixes.filter(|prefix| !repository.names_prefix(prefix)).collect();
+        let by_name = names::labels(&self.desired, &repository.dns_selectors());
+        let is_needed = |prefix: &IpNet| repository.names_prefix(prefix) || by_name.contains_key(prefix);
+        let unneeded: BTreeSet<IpNet> = prefixes.filter(|prefix| !is_needed(prefix)).collect();
         let wanted = match wanted {
             Some(wanted) => wanted,
             None if unneeded.is_empty() => return Ok(()),

@@ -34,6 +34,7 @@ pub(super) async fn build_network(
         cluster_name: config.cluster_name.clone(),
         policy,
         overflow: config.policy_overflow,
+        audit_mode: config.policy_audit_mode,
         internal_ips: node.internal_ips(),
         local_ips: net.local_addresses().await?,
         mtu: config.mtu,

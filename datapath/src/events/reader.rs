@@ -126,7 +126,7 @@ impl EventReader {
     }
 
     /// What the lanes hold now, one batch, and what is folded, on the calling thread.
-    #[cfg(feature = "test-util")]
+    #[cfg(feature = "test-run")]
     pub fn read_now(&mut self, sink: impl FnOnce(Tick<'_>)) {
         let mut sink = Some(sink);
         self.folds_reported = None;

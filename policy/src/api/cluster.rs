@@ -212,7 +212,7 @@ fn read_peers(
             if action.is_some_and(|action| action != Action::Allow) {
                 problems.error(&names, "domainNames can only be used with the action Accept");
             }
-            peers.extend(read_domain_names(&names, options, problems));
+            peers.extend(read_domain_names(&names, problems));
         }
     }
     fields.finish(problems);
@@ -235,10 +235,7 @@ fn read_nodes(at: &At<'_>, options: ParseOptions, problems: &mut Problems) -> Op
 }
 
 /// A name, or `*.` before one for everything below it.
-fn read_domain_names(at: &At<'_>, options: ParseOptions, problems: &mut Problems) -> Vec<Peer> {
-    if !options.fqdn {
-        problems.error(at, "domainNames is not supported yet");
-    }
+fn read_domain_names(at: &At<'_>, problems: &mut Problems) -> Vec<Peer> {
     let mut peers = Vec::new();
     for element in at.list(problems) {
         let Some(text) = element.text(problems) else {

@@ -186,16 +186,10 @@ impl PeerReader<'_> {
             (None, None) => return,
         };
         let except = read_except(None, except, problems);
-        if let (Some(group), false) = (group.or(selector), self.scope.options.cidr_groups) {
-            problems.error(&group, "CIDR groups are not supported yet; list the prefixes");
-        }
         self.peers.extend(groups.map(|groups| Peer::CidrGroup { groups, except }));
     }
 
     fn service(&mut self, at: &At<'_>, problems: &mut Problems) {
-        if !self.scope.options.services {
-            problems.error(at, "toServices is not supported yet");
-        }
         let Some(mut fields) = at.fields(problems) else {
             return;
         };
@@ -256,9 +250,6 @@ impl PeerReader<'_> {
 
     fn fqdn(&mut self, at: &At<'_>, problems: &mut Problems) {
         self.peers.extend(read_dns_rule(at, problems).map(Peer::Fqdn));
-        if !self.scope.options.fqdn {
-            problems.error(at, "toFQDNs is not supported yet");
-        }
     }
 
     fn node(&mut self, at: &At<'_>, problems: &mut Problems) {

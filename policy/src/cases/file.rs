@@ -366,9 +366,6 @@ impl Case {
             node_selector_labels: self.options.node_selector_labels,
             extended_protocols: self.options.extended_protocols,
             cluster_network_policy: self.options.kcnp,
-            cidr_groups: true,
-            services: true,
-            fqdn: true,
         }
     }
 }

@@ -107,11 +107,12 @@ pub(crate) fn file_name(kind: &str, namespace: Option<&str>, name: &str) -> Stri
 }
 
 /// Kinds that have no namespace.
-pub(crate) const CLUSTER_WIDE: [&str; 9] = [
+pub(crate) const CLUSTER_WIDE: [&str; 10] = [
     "Node",
     "Namespace",
     "CiliumClusterwideNetworkPolicy",
     "CiliumCIDRGroup",
+    "FQDNCache",
     "CiliumNode",
     "CiliumIdentity",
     "ClusterNetworkPolicy",

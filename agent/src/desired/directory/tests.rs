@@ -1,5 +1,6 @@
 use super::*;
 
+const OPTIONS: ParseOptions = crate::config::policy_language(true);
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: a}}\n";
 
 fn policy(name: &str, port: &str) -> String {
@@ -40,7 +41,7 @@ impl Fixture {
 }
 
 fn open(dir: &tempfile::TempDir, memory: &tempfile::TempDir) -> DesiredDirectory {
-    DesiredDirectory::open(dir.path(), &memory.path().join("desired.json")).expect("opens")
+    DesiredDirectory::open(dir.path(), &memory.path().join("desired.json"), OPTIONS).expect("opens")
 }
 
 fn policies(desired: &Desired) -> Vec<&str> {
