@@ -62,6 +62,13 @@ bench: ## Measure speed and write docs/benchmarks (root; on a quiet machine; BEN
 	@xtask/setup.sh test
 	cargo run --locked --quiet -p xtask -- bench $(BENCH)
 
+FUZZ_TARGETS := policy_yaml policy_cases selectors
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## Fuzz the readers of policies, cases and selectors (nightly and cargo-fuzz; FUZZ_SECONDS=60 each)
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is not installed: rustup toolchain install nightly && cargo install cargo-fuzz" >&2; exit 1; }
+	for target in $(FUZZ_TARGETS); do cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+
 .PHONY: miri
 miri: ## Interpret the ring's tests under Miri (needs a nightly toolchain with Miri)
 	@cargo +nightly miri --version >/dev/null 2>&1 || { echo "Miri is not installed: rustup toolchain install nightly --component miri" >&2; exit 1; }

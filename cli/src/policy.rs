@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use specola_policy::{DocumentError, ParsedFile, parse_policies};
+use specola_policy::{DocumentError, ParseOptions, ParsedFile, PolicyObject, parse_policies_with};
 use specola_proto::specola::v1::{GetPolicyRequest, GetPolicyResponse};
 
 use crate::columns::Columns;
@@ -16,6 +16,7 @@ use crate::node::{Node, Output, block_on, print_json, stdout};
 use crate::printer::escape;
 use crate::target::AdminArgs;
 
+mod test;
 mod why;
 
 /// What to do with policies.
@@ -27,6 +28,51 @@ pub(crate) enum PolicyCommand {
     Validate(ValidateArgs),
     /// Say why a connection passes or not: the rules that decide, and the smallest change that turns it.
     Why(Box<why::WhyArgs>),
+    /// List the policies in force, or those of files.
+    List(ListArgs),
+    /// Play cases: clusters, policies, and what shall become of connections; exit code 1 when one fails.
+    ///
+    /// The format is described in docs/policy-test.md. No cluster is needed.
+    Test(test::TestArgs),
+}
+
+/// Arguments of `policy list`.
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    /// Files of Kubernetes YAML, directories of them, or - for standard input; the policies in force when left out.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    language: LanguageArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Form of the output.
+    #[arg(long, short, value_enum, default_value_t = Output::Compact)]
+    output: Output,
+}
+
+/// Parts of the language that are off unless asked for, as they are in the agent.
+#[derive(Args)]
+pub(crate) struct LanguageArgs {
+    /// Allow fromNodes and toNodes.
+    #[arg(long)]
+    enable_node_selector_labels: bool,
+    /// Allow the protocols VRRP and IGMP.
+    #[arg(long)]
+    enable_extended_ip_protocols: bool,
+    /// Allow ClusterNetworkPolicy of Kubernetes.
+    #[arg(long)]
+    enable_k8s_cluster_network_policy: bool,
+}
+
+impl LanguageArgs {
+    fn options(&self) -> ParseOptions {
+        ParseOptions {
+            node_selector_labels: self.enable_node_selector_labels,
+            extended_protocols: self.enable_extended_ip_protocols,
+            cluster_network_policy: self.enable_k8s_cluster_network_policy,
+        }
+    }
 }
 
 /// Arguments of `policy get`.
@@ -48,6 +94,8 @@ pub(crate) struct ValidateArgs {
     /// Files of Kubernetes YAML, directories of them, or - for standard input.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    language: LanguageArgs,
     /// Form of the output.
     #[arg(long, short, value_enum, default_value_t = Output::Compact)]
     output: Output,
@@ -62,6 +110,11 @@ pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
         PolicyCommand::Get(args) => block_on(get(&args)),
         PolicyCommand::Validate(args) => validate(&args),
         PolicyCommand::Why(args) => why::run(&args),
+        PolicyCommand::List(args) if args.files.is_empty() => {
+            block_on(get(&GetArgs { policy: None, admin: args.admin, output: args.output }))
+        }
+        PolicyCommand::List(args) => list(&args),
+        PolicyCommand::Test(args) => test::run(&args),
     }
 }
 
@@ -139,14 +192,60 @@ fn print_list(out: &mut impl Write, answers: &[(String, GetPolicyResponse)]) -> 
     Ok(())
 }
 
-fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
+fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let files = parse(&args.files, args.language.options())?;
+    let valid = files.iter().all(|(_, parsed)| parsed.is_valid());
+    let objects = || files.iter().flat_map(|(_, parsed)| &parsed.objects);
+    match args.output {
+        Output::Json => {
+            let policy = |object: &PolicyObject| {
+                json!({
+                    "kind": object.reference.kind.as_str(),
+                    "namespace": object.reference.namespace,
+                    "name": object.reference.name,
+                    "rules": object.rules.len(),
+                    "source": format!("{}:{}", object.file, object.line),
+                })
+            };
+            print_json(&mut stdout(), &json!({ "policies": objects().map(policy).collect::<Vec<_>>() }))?;
+        }
+        Output::Compact => {
+            let mut table = Columns::new(["KIND", "NAMESPACE", "NAME", "RULES", "SOURCE"]);
+            for object in objects() {
+                let reference = &object.reference;
+                let namespace = if reference.namespace.is_empty() { "-" } else { &reference.namespace };
+                let entries: usize = object.rules.iter().map(|rule| rule.entries.len()).sum();
+                table.row([
+                    reference.kind.as_str().to_owned(),
+                    escape(namespace),
+                    escape(&reference.name),
+                    entries.to_string(),
+                    escape(&format!("{}:{}", object.file, object.line)),
+                ]);
+            }
+            table.write(&mut stdout())?;
+        }
+    }
+    for error in files.iter().flat_map(|(_, parsed)| &parsed.errors) {
+        writeln!(io::stderr(), "{}", escape(&error.to_string()))?;
+    }
+    Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads files and directories.
+fn parse(paths: &[PathBuf], options: ParseOptions) -> anyhow::Result<Vec<(String, ParsedFile)>> {
     let mut files = Vec::new();
-    for path in &args.files {
+    for path in paths {
         for (name, text) in read(path)? {
-            let parsed = parse_policies(&name, &text);
+            let parsed = parse_policies_with(&name, &text, options);
             files.push((name, parsed));
         }
     }
+    Ok(files)
+}
+
+fn validate(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
+    let files = parse(&args.files, args.language.options())?;
     let valid = files.iter().all(|(_, parsed)| parsed.is_valid());
     match args.output {
         Output::Json => {

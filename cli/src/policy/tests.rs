@@ -1,3 +1,5 @@
+use specola_policy::parse_policies;
+
 use super::*;
 
 const GOOD: &str = "\
