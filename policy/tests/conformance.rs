@@ -27,7 +27,7 @@ fn all_cases() {
 
 #[test]
 fn example_policies_do_what_their_cases_say() {
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/policies");
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/policy-test");
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).map_err(|e| format!("{name}: {e}"));
     let file = CaseFile::parse(&read("cases.yaml").unwrap()).unwrap();
     for case in file.play(read) {

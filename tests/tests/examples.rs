@@ -2,6 +2,9 @@
 //!
 //! Requests are not judged yet, for want of a proxy: what needs one is refused with its own reason.
 
+use std::process::Command;
+
+use specola_tests::sandbox::{check, specola};
 use specola_tests::{Flow, Sandbox};
 
 /// Pods that the examples are about, one server port for each.
@@ -69,6 +72,20 @@ fn example_policies_allow_and_refuse_real_traffic() {
     to_the_world(&sandbox);
     without_a_proxy(&sandbox);
     in_audit_mode(&sandbox);
+}
+
+/// Rules, policy maps and kernel programs give one answer in every conformance case.
+#[test]
+fn conformance_cases_agree_with_the_kernel_programs() {
+    specola_testkit::require_root();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    for file in ["policy/tests/policy-cases.yaml", "examples/policy-test/cases.yaml"] {
+        let said = check(
+            Command::new(specola()).args(["policy", "test", "--datapath"]).arg(format!("{root}/{file}")),
+        );
+        assert!(said.contains(" 0 failed, 0 skipped"), "{said}");
+        assert!(said.contains(" decisions asked, 0 probes disagree"), "{said}");
+    }
 }
 
 /// Endpoints, services, entities, ports, denies: connections succeed or time out.
