@@ -14,7 +14,10 @@
 mod agent_log;
 mod clock;
 mod connection;
+mod consumer;
 mod convert;
+mod export;
+mod file_watch;
 mod kernel_loss;
 mod ledger;
 mod metrics;
@@ -32,8 +35,15 @@ mod wire;
 
 pub use agent_log::AgentLog;
 pub use clock::Clock;
+pub use consumer::ConsumerCounts;
 pub use convert::BadRecord;
+pub use export::{
+    ExportConfigError, ExportItem, Exporter, ExporterCounts, ExporterSpec, Exporters, Output, Redaction,
+    RedactionConflict, parse_filters,
+};
+pub use file_watch::{FileError, FileWatch};
 pub use ledger::{Book, LedgerCounts};
+pub use metrics::{Cardinality, FlowMetrics, MetricName, MetricSpec, MetricsConfigError, MetricsSettings};
 pub use observer::ObserverService;
 pub use peers::{Peer, PeerService, Peers};
 pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};

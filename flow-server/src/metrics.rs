@@ -1,129 +1,21 @@
-//! The flow server's own metrics, read from its counters at each scrape.
+//! Metrics: what flows count for (`hubble_*`, as configured), and the flow server's own counters (`specola_flow_*`).
+//!
+//! Flow metrics read the ring with a cursor of their own. The writer never waits for them; when they fall behind by more
+//! than the ring holds, what they missed is counted.
 
-use std::fmt;
+mod config;
+mod context;
+mod file;
+mod handler;
+mod l4;
+mod l7;
+mod options;
+mod own;
+mod set;
+mod table;
 
-use specola_telemetry::prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
-    registry::Registry,
-};
-
-use crate::shared::{FlowServer, FlowStatus};
-
-impl FlowServer {
-    /// Adds the metrics `flow_*` to a registry.
-    pub fn register_metrics(&self, registry: &mut Registry) {
-        registry.register_collector(Box::new(FlowMetrics { server: self.clone() }));
-    }
-}
-
-#[derive(Debug)]
-struct FlowMetrics {
-    server: FlowServer,
-}
-
-impl Collector for FlowMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let status = self.server.status();
-        for (name, help, read) in COUNTERS {
-            let counter = ConstCounter::new(read(&status));
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
-        }
-        for (name, help, read) in GAUGES {
-            let gauge = ConstGauge::new(read(&status));
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        let mut lost = encoder.encode_descriptor(
-            "lost",
-            "Records and flows that were lost, by what lost them",
-            None,
-            MetricType::Counter,
-        )?;
-        for (stage, count) in [
-            ("agent_restart_records", status.ledger.lost_records),
-            ("agent_restart", status.ledger.lost_flows),
-        ] {
-            let counter = ConstCounter::new(count);
-            counter.encode(lost.encode_family(&[("stage", stage)])?)?;
-        }
-        let mut balanced = encoder.encode_descriptor(
-            "ledger_balanced",
-            "Whether an equation of the ledger holds: 1 or 0",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (equation, holds) in
-            [("records", status.ledger.records_balance()), ("flows", status.ledger.flows_balance())]
-        {
-            let gauge = ConstGauge::new(u64::from(holds));
-            gauge.encode(balanced.encode_family(&[("equation", equation)])?)?;
-        }
-        let mut rejected = encoder.encode_descriptor(
-            "flow_records_rejected",
-            "Event records that gave no flow",
-            None,
-            MetricType::Counter,
-        )?;
-        for (reason, count) in &status.ledger.rejected {
-            let counter = ConstCounter::new(*count);
-            counter.encode(rejected.encode_family(&[("reason", *reason)])?)?;
-        }
-        Ok(())
-    }
-}
-
-/// Name, help, value.
-type Reading<T> = (&'static str, &'static str, fn(&FlowStatus) -> T);
-
-const COUNTERS: [Reading<u64>; 10] = [
-    ("flow_records_consumed", "Event records taken from the kernel", |status| status.ledger.consumed),
-    ("flow_agent_events", "Events made in user space", |status| status.ledger.agent),
-    ("flow_agent_events_refused", "Events refused because the pipeline's queue was full", |status| {
-        status.ledger.agent_refused
-    }),
-    ("flow_kernel_lost", "Events that the kernel had no room for", |status| status.ledger.kernel_lost),
-    ("flow_expanded", "Flows beyond one per record", |status| status.ledger.expanded),
-    ("flow_pushed", "Flows written into the ring", |status| status.ledger.pushed),
-    ("flow_overwritten", "Flows that newer ones overwrote in the ring", |status| status.ledger.overwritten),
-    ("flow_delivered", "Flows sent to observers", |status| status.streams.delivered),
-    ("flow_filtered", "Flows that observers did not ask for", |status| status.streams.filtered),
-    ("flow_lost", "Flows that observers were too slow for", |status| status.streams.lost),
-];
-
-const GAUGES: [Reading<u64>; 3] = [
-    ("flow_held", "Flows in the ring", |status| status.held),
-    ("flow_capacity", "Flows that the ring can hold", |status| status.capacity),
-    ("flow_streams", "Open observer streams", |status| status.streams.open),
-];
+pub use config::{MetricName, MetricSpec, MetricsConfigError};
+pub use set::{Cardinality, FlowMetrics, MetricsSettings};
 
 #[cfg(test)]
-mod tests {
-    use specola_directory::directory;
-    use specola_flow::{InstanceId, NodeInfo};
-    use specola_telemetry::Metrics;
-
-    use crate::{Config, flow_server};
-
-    #[test]
-    fn every_counter_is_scraped() {
-        let (mut pipeline, server) =
-            flow_server(Config::new(InstanceId::new(1), "1"), directory(NodeInfo::default()).1).unwrap();
-        pipeline.reject("size", 2);
-        let metrics = Metrics::new();
-        metrics.register(|registry| server.register_metrics(registry));
-        let text = metrics.encode().unwrap();
-        for line in [
-            "specola_flow_records_consumed_total 2",
-            "specola_flow_records_rejected_total{reason=\"size\"} 2",
-            "specola_flow_capacity 4096",
-            "specola_flow_streams 0",
-            "specola_flow_lost_total 0",
-            "specola_lost_total{stage=\"agent_restart\"} 0",
-            "specola_ledger_balanced{equation=\"records\"} 1",
-            "specola_ledger_balanced{equation=\"flows\"} 1",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in {text}");
-        }
-    }
-}
+mod tests;

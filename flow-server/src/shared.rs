@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     agent_log::AgentLog,
     clock::Clock,
+    consumer::{ConsumerCounts, Consumers},
     ledger::{Book, Ledger, LedgerCounts, MemoryBook},
     namespaces::Namespaces,
     peers::Peers,
@@ -116,6 +117,7 @@ pub fn flow_server(
         ledger,
         namespaces: Namespaces::default(),
         streams: Streams::default(),
+        consumers: Consumers::default(),
     });
     let agent_events = AgentEvents::new(agent_sender, Arc::clone(&shared));
     let pipeline = Pipeline::new(
@@ -148,6 +150,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) namespaces: Namespaces,
     pub(crate) streams: Streams,
+    pub(crate) consumers: Consumers,
 }
 
 /// The answering side. Cheap to clone.
@@ -201,6 +204,11 @@ impl FlowServer {
     /// What happened to flows in observers' streams.
     pub fn stream_counts(&self) -> StreamCounts {
         self.shared.streams.counts()
+    }
+
+    /// What became of flows in the readers inside the agent: metrics and exporters.
+    pub fn consumers(&self) -> Vec<ConsumerCounts> {
+        self.shared.consumers.counts()
     }
 
     /// A way in for events that do not come from the kernel's ring buffers.

@@ -41,6 +41,11 @@ impl Addresses {
         }
     }
 
+    /// All entries, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = &IpEntry> {
+        self.whole.values().chain(self.prefixes.values().flat_map(HashMap::values))
+    }
+
     /// Forgets a prefix and returns what it stood for.
     pub fn remove(&mut self, prefix: IpNet) -> Option<IpEntry> {
         let (bits, length) = mapped_prefix(prefix);

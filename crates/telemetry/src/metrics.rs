@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 /// Content type of [`Metrics::encode`] (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Registry with the prefix `specola_`.
+/// A registry; what is added without a prefix gets `specola_`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -23,12 +23,18 @@ impl Default for Metrics {
 impl Metrics {
     /// An empty registry.
     pub fn new() -> Self {
-        Self { registry: Mutex::new(Registry::with_prefix("specola")) }
+        Self { registry: Mutex::new(Registry::default()) }
     }
 
-    /// Adds metrics to the registry.
+    /// Adds metrics with the prefix `specola_`.
     pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
-        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
+        self.register_as("specola", register)
+    }
+
+    /// Adds metrics with another prefix, which gets an underscore behind.
+    pub fn register_as<T>(&self, prefix: &str, register: impl FnOnce(&mut Registry) -> T) -> T {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        register(registry.sub_registry_with_prefix(prefix))
     }
 
     /// All metrics as OpenMetrics text.
