@@ -1,6 +1,7 @@
 //! The admin API: `specola.v1.Agent` on a unix socket, for root only.
 
 mod ledger;
+mod metrics;
 mod requests;
 mod socket;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use specola_flow_server::FlowServer;
+use specola_flow_server::{FlowMetrics, FlowServer};
 use specola_lifecycle::{Drain, Readiness, build_info};
 use specola_proto::specola::v1 as pb;
 use specola_proto::specola::v1::agent_server::{Agent, AgentServer};
@@ -27,6 +28,7 @@ pub(crate) struct AdminService {
     node: NodeHandle,
     net: Net,
     flows: FlowServer,
+    metrics: Option<FlowMetrics>,
     readiness: Readiness,
     mtu: u32,
     started: Instant,
@@ -36,7 +38,22 @@ pub(crate) struct AdminService {
 
 impl AdminService {
     pub(crate) fn new(node: NodeHandle, net: Net, flows: FlowServer, readiness: Readiness, mtu: u32) -> Self {
-        Self { node, net, flows, readiness, mtu, started: Instant::now(), busy: Arc::default() }
+        Self {
+            node,
+            net,
+            flows,
+            metrics: None,
+            readiness,
+            mtu,
+            started: Instant::now(),
+            busy: Arc::default(),
+        }
+    }
+
+    /// The same with metrics made of flows.
+    pub(crate) fn with_metrics(mut self, metrics: Option<FlowMetrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Serves the socket until the drain; open requests end first.
@@ -188,6 +205,14 @@ impl Agent for AdminService {
         _request: Request<pb::GetStatusRequest>,
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
         self.status().await.map(Response::new)
+    }
+
+    async fn list_metrics(
+        &self,
+        _request: Request<pb::ListMetricsRequest>,
+    ) -> Result<Response<pb::ListMetricsResponse>, Status> {
+        let families = self.metrics.as_ref().map(FlowMetrics::cardinality).unwrap_or_default();
+        Ok(Response::new(metrics::show(families, self.flows.consumers())))
     }
 }
 

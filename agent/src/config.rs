@@ -1,5 +1,7 @@
 //! Settings of the agent, as command line flags.
 
+mod flows;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,8 @@ use specola_datapath::AttachMode;
 use specola_flow_server::TlsFiles;
 use specola_policy::{Mode, ParseOptions};
 use specola_telemetry::LogFormat;
+
+pub use self::flows::{FlowExportConfig, FlowMetricsConfig};
 
 /// Settings of one agent. The defaults suit a plain host.
 #[derive(Clone, Debug, clap::Args)]
@@ -79,6 +83,10 @@ pub struct AgentConfig {
     /// power of two; 0 = none.
     #[arg(long, value_name = "PERCENT", default_value_t = 25, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub ring_protected_percent: u8,
+    #[command(flatten)]
+    pub flow_metrics: FlowMetricsConfig,
+    #[command(flatten)]
+    pub flow_export: FlowExportConfig,
     /// Connection of a pod: how often its counters are reported while it lives, milliseconds.
     #[arg(long, default_value_t = 5000)]
     pub trace_interval_ms: u32,

@@ -37,7 +37,9 @@ mod trial;
 mod warnings;
 
 pub use cleanup::{Cleanup, CleanupPlan};
-pub use config::{AgentConfig, Attach, LogForm, PolicyMode, PolicyOverflow};
+pub use config::{
+    AgentConfig, Attach, FlowExportConfig, FlowMetricsConfig, LogForm, PolicyMode, PolicyOverflow,
+};
 pub use preflight::{Check, Outcome, PreflightOptions, preflight};
 pub use run::{run, run_until};
 pub use trial::{KernelAnswer, KernelTrial, TrialError};

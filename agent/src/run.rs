@@ -1,6 +1,7 @@
 //! Assembly: builds every part, connects them, and runs until a signal.
 
 mod books;
+mod flows;
 mod host;
 mod peers;
 mod reader;
@@ -18,7 +19,7 @@ use ipnet::IpNet;
 use specola_datapath::ReaderWaker;
 use specola_directory::{DirectoryReader, DirectoryWriter, directory};
 use specola_flow::{InstanceId, NodeInfo};
-use specola_flow_server::{Config as FlowConfig, FlowServer, Pipeline, Wake, flow_server};
+use specola_flow_server::{Config as FlowConfig, FlowMetrics, FlowServer, Pipeline, Wake, flow_server};
 use specola_lifecycle::{Drain, Lifecycle, build_info, termination};
 use specola_telemetry::{Metrics, init_logs};
 use tokio::sync::{oneshot, watch};
@@ -97,7 +98,7 @@ impl Agent {
         let (desired_out, desired) = watch::channel(Arc::new(files.merge()));
         let (contents_out, contents) = watch::channel(Arc::new(store.list()?));
         let (routes_out, routes) = watch::channel(BTreeMap::new());
-        let metrics = build_metrics(&flows);
+        let mut metrics = build_metrics(&flows);
         let parts = NodeParts {
             kernel: Box::new(datapath),
             store: Arc::clone(&store) as Arc<dyn Store>,
@@ -130,6 +131,9 @@ impl Agent {
         life.spawn("peers", peers.run(life.drain()));
         let followers = Followers { files, store, desired_out, contents_out, routes };
         followers.spawn(&mut life, &net, &node, &warnings)?;
+        flows::spawn_exporters(&mut life, &config.flow_export, &flows, &metrics.registry, &warnings)?;
+        metrics.flows =
+            flows::spawn_metrics(&mut life, &config.flow_metrics, &flows, &metrics.registry, &warnings)?;
         spawn_servers(&mut life, config, &node, &net, &flows, metrics).await?;
         Ok(Self { life, reader })
     }
@@ -265,6 +269,8 @@ struct AllMetrics {
     registry: Arc<Metrics>,
     agent: AgentMetrics,
     scraped: ScrapedCounts,
+    /// Made of flows, when they are asked for.
+    flows: Option<FlowMetrics>,
 }
 
 fn build_metrics(flows: &FlowServer) -> AllMetrics {
@@ -272,6 +278,7 @@ fn build_metrics(flows: &FlowServer) -> AllMetrics {
         registry: Arc::new(Metrics::new()),
         agent: AgentMetrics::new(),
         scraped: ScrapedCounts::default(),
+        flows: None,
     };
     all.registry.register(|registry| {
         all.agent.register(registry);

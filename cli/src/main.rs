@@ -13,6 +13,7 @@ mod columns;
 mod endpoint;
 mod error;
 mod identity;
+mod metrics;
 mod node;
 mod observe;
 mod place;
@@ -55,6 +56,9 @@ enum Command {
     /// Show what is in the kernel: maps and programs, with and without an agent.
     #[command(subcommand)]
     Bpf(bpf::BpfCommand),
+    /// Show metrics that are made of flows.
+    #[command(subcommand)]
+    Metrics(metrics::MetricsCommand),
     /// Check whether an agent can run on this machine, with a remedy for what is missing.
     Preflight(preflight::PreflightArgs),
     /// Remove what a stopped agent left on this host: programs, maps, devices, routes, links of pods.
@@ -89,6 +93,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Identity(command) => identity::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Bpf(command) => bpf::run(&command),
+        Command::Metrics(command) => metrics::run(command),
         Command::Preflight(args) => preflight::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Sandbox(command) => command.run(),

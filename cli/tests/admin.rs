@@ -11,7 +11,8 @@ use specola_proto::specola::v1::{
     AddEndpointRequest, AddEndpointResponse, DeleteEndpointRequest, DeleteEndpointResponse, Endpoint,
     EndpointState, GetEndpointRequest, GetEndpointResponse, GetPolicyRequest, GetPolicyResponse,
     GetStatusRequest, GetStatusResponse, Identity, ListEndpointsRequest, ListEndpointsResponse,
-    ListIdentitiesRequest, ListIdentitiesResponse, PodRef, Policy, RefusedDocument,
+    ListIdentitiesRequest, ListIdentitiesResponse, ListMetricsRequest, ListMetricsResponse, MetricFamily,
+    PodRef, Policy, RefusedDocument,
 };
 use tempfile::TempDir;
 use tokio::net::UnixListener;
@@ -115,6 +116,22 @@ impl Agent for SmallAgent {
         };
         Ok(Response::new(status))
     }
+
+    async fn list_metrics(
+        &self,
+        _: Request<ListMetricsRequest>,
+    ) -> Result<Response<ListMetricsResponse>, Status> {
+        let family = MetricFamily {
+            metric: "tcp".to_owned(),
+            options: "sourceContext=pod".to_owned(),
+            name: "hubble_tcp_flags_total".to_owned(),
+            labels: vec!["flag".to_owned(), "source".to_owned()],
+            series: 12,
+            budget: 100,
+            limited: 3,
+        };
+        Ok(Response::new(ListMetricsResponse { families: vec![family], consumers: Vec::new() }))
+    }
 }
 
 fn refused() -> Vec<RefusedDocument> {
@@ -184,6 +201,24 @@ fn identities_are_listed_by_number() {
     );
     assert_eq!(specola(&agent, &["identity", "get", "259"]).status.code(), Some(1));
     assert_eq!(specola(&agent, &["identity", "get", "wolrd"]).status.code(), Some(2));
+}
+
+#[test]
+fn metrics_are_listed_with_their_labels_and_their_size() {
+    let agent = serve(true);
+    let list = text(&specola(&agent, &["metrics", "list"]));
+    assert_eq!(
+        list,
+        "FAMILY                   METRIC   LABELS        OPTIONS\n\
+         hubble_tcp_flags_total   tcp      flag,source   sourceContext=pod\n"
+    );
+    let sizes = text(&specola(&agent, &["metrics", "cardinality"]));
+    assert_eq!(
+        sizes,
+        "FAMILY                   SERIES   BUDGET   OTHER\nhubble_tcp_flags_total   12       100      3\n"
+    );
+    let found = json(&specola(&agent, &["metrics", "list", "-o", "json"]));
+    assert_eq!(found["nodes"][0]["metrics"]["families"][0]["name"], "hubble_tcp_flags_total");
 }
 
 #[test]

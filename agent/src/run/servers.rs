@@ -32,7 +32,8 @@ pub(super) async fn spawn_servers(
 
     // Last: who finds the admin socket finds an agent that works.
     let socket = AdminSocket::bind(&config.admin_socket).await?;
-    let admin = AdminService::new(node.clone(), net.clone(), flows.clone(), life.readiness(), config.mtu);
+    let admin = AdminService::new(node.clone(), net.clone(), flows.clone(), life.readiness(), config.mtu)
+        .with_metrics(metrics.flows);
     life.spawn("admin", admin.serve(socket, life.drain()));
     Ok(())
 }
