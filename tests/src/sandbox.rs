@@ -50,12 +50,22 @@ impl Sandbox {
     /// It does not come up.
     #[track_caller]
     pub fn up_with(name: &str, yaml: &str, arguments: &[&str]) -> Self {
+        Self::up_in(name, yaml, arguments, &[])
+    }
+
+    /// [`Sandbox::up_with`] with environment variables, which its agents inherit.
+    ///
+    /// # Panics
+    /// It does not come up.
+    #[track_caller]
+    pub fn up_in(name: &str, yaml: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         require_root();
         let files = tempfile::tempdir().expect("a temporary directory");
         let sandbox = Self { name: format!("e2e-{name}"), files };
         let file = sandbox.file("cluster.yaml", yaml);
         let mut command = Command::new(specola());
         command.args(["sandbox", "up"]).arg(&file).args(["--name", &sandbox.name]).args(arguments);
+        command.envs(variables.iter().copied());
         check(&mut command);
         sandbox
     }
