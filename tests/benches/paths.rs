@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -103,10 +104,12 @@ fn main() {
         measure_all(&sandbox, SPECOLA, &mut results);
         check(&mut sandbox.specola(&["sandbox", "kill", "--name", sandbox.name(), "--agents"]));
         let hooks = unhook(&sandbox);
+        let routes = Routes::add(&sandbox);
         let held = hook_empty(&hooks);
         measure_all(&sandbox, EMPTY, &mut results);
         drop(held);
         measure_all(&sandbox, BARE, &mut results);
+        drop(routes);
         check(&mut sandbox.specola(&["sandbox", "start", "--name", sandbox.name(), "--agents"]));
     }
     print_table(&results);
@@ -145,6 +148,66 @@ fn unhook(sandbox: &Sandbox) -> Vec<Place> {
     }
     assert!(places.len() >= 10, "the hooks of three pods and two nodes, not {}", places.len());
     places
+}
+
+/// Routes of the nodes to each of their pods. With Specola one route of the node leads to all of them, and the programs
+/// know the way from there.
+struct Routes {
+    /// Namespace of the node, `ip` arguments without the verb.
+    added: Vec<(PathBuf, &'static str, String)>,
+}
+
+impl Routes {
+    fn add(sandbox: &Sandbox) -> Self {
+        let ps = sandbox.ps();
+        let mut added = Vec::new();
+        for pod in ps["pods"].as_array().expect("pods") {
+            let name = |key: &str| pod[key].as_str().expect("a text");
+            let node = ps["nodes"].as_array().expect("nodes").iter().find(|node| node["name"] == pod["node"]);
+            let node = PathBuf::from(node.expect("the pod's node")["netns"].as_str().expect("a namespace"));
+            let pod_netns = sandbox.netns(&format!("{}/{}", name("namespace"), name("name")));
+            let (mac, peer) = netns::enter(&pod_netns, || (link_part("address"), link_part("peer")));
+            let host_side =
+                netns::enter(&node, || nix::net::if_::if_indextoname(peer.parse().expect("an index")));
+            let host_side =
+                host_side.expect("the host's end of the pair").into_string().expect("a plain name");
+            let address = sandbox.pod_ip(&format!("{}/{}", name("namespace"), name("name")), false);
+            added.push((
+                node.clone(),
+                "neigh",
+                format!("{address} lladdr {mac} dev {host_side} nud permanent"),
+            ));
+            added.push((node, "route", format!("{address}/32 dev {host_side}")));
+        }
+        for (node, object, what) in &added {
+            ip(node, object, "replace", what);
+        }
+        Self { added }
+    }
+}
+
+impl Drop for Routes {
+    fn drop(&mut self) {
+        for (node, object, what) in self.added.iter().rev() {
+            ip(node, object, "del", what.split(" nud").next().expect("a first part"));
+        }
+    }
+}
+
+fn ip(netns: &Path, object: &str, verb: &str, what: &str) {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", netns.display())).args(["ip", object, verb]).args(what.split(' '));
+    check(&mut command);
+}
+
+/// Part of what `ip` says of the device of the pod that the thread is in: its address, or the index of its peer.
+fn link_part(what: &str) -> String {
+    let text = check(Command::new("ip").args(["-o", "link", "show", "eth0"]));
+    let found = match what {
+        "address" => text.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()),
+        _ => text.split("@if").nth(1).and_then(|rest| rest.split(':').next()),
+    };
+    found.unwrap_or_else(|| panic!("no {what}: {text}")).to_owned()
 }
 
 fn hook_empty(places: &[Place]) -> Vec<OwnedFd> {

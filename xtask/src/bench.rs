@@ -12,10 +12,13 @@ struct Bench {
     name: &'static str,
 }
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 7] = [
+    Bench { page: "flow-server", package: "specola-flow-server", name: "flows" },
     Bench { page: "idle", package: "specola-tests", name: "idle" },
     Bench { page: "memory", package: "specola-flow-server", name: "memory" },
+    Bench { page: "packets", package: "specola-datapath", name: "packets" },
     Bench { page: "paths", package: "specola-tests", name: "paths" },
+    Bench { page: "policy", package: "specola-policy", name: "engine" },
     Bench { page: "ring", package: "specola-ring", name: "ring" },
 ];
 
