@@ -117,6 +117,19 @@ async fn agent_events_are_selected_by_number_and_time() {
 }
 
 #[tokio::test]
+async fn a_follower_that_agent_events_overtook_is_told() {
+    let bed = Bed::new().await;
+    let follow = GetAgentEventsRequest { follow: true, ..GetAgentEventsRequest::default() };
+    let mut stream = bed.observer().await.get_agent_events(follow).await.unwrap().into_inner();
+    // Nothing runs beside these lines: the server cannot send meanwhile.
+    bed.events(2..2 + 4096 + 10);
+    let answer = tokio::time::timeout(PATIENCE, stream.message()).await.expect("the answer is due");
+    let status = answer.expect_err("ten events are gone");
+    assert_eq!(status.code(), Code::DataLoss, "{status}");
+    assert!(status.message().starts_with("10 agent events"), "{status}");
+}
+
+#[tokio::test]
 async fn agent_events_are_followed() {
     let bed = Bed::new().await;
     bed.events([2, 3]);

@@ -14,7 +14,8 @@ use crate::{
     shared::Shared,
 };
 
-/// State of an answer. It holds no events: a client that is too slow for the history misses those that gave way.
+/// State of an answer. It holds no events: a client that is too slow for the history is told how many gave way, and the
+/// answer ends, as its messages have no place for that.
 #[derive(Debug)]
 pub(super) struct AgentStream {
     shared: Arc<Shared>,
@@ -80,7 +81,11 @@ impl AgentStream {
                         return Some((Ok(answer), self));
                     }
                 }
-                Found::Gone(oldest) => self.position = oldest,
+                Found::Gone(oldest) => {
+                    let status = overtaken(oldest - self.position);
+                    self.end = Some(self.position);
+                    return Some((Err(status), self));
+                }
                 Found::Pending => self.wait().await?,
             }
         }
@@ -129,4 +134,10 @@ fn rewind(log: &AgentLog, held: &std::ops::Range<u64>, number: u64, until_ns: Op
         missing -= u64::from(is_early_enough(position));
     }
     position
+}
+
+fn overtaken(lost: u64) -> Status {
+    Status::data_loss(format!(
+        "{lost} agent events were overwritten before the client read them; call again with `since`"
+    ))
 }
