@@ -174,6 +174,13 @@ impl Agent for StandIn {
         Ok(Response::new(api::ListIdentitiesResponse { identities }))
     }
 
+    async fn list_metrics(
+        &self,
+        _: Request<api::ListMetricsRequest>,
+    ) -> Result<Response<api::ListMetricsResponse>, Status> {
+        Err(Status::unimplemented("the sandbox does not ask for it"))
+    }
+
     async fn get_policy(
         &self,
         _: Request<api::GetPolicyRequest>,
