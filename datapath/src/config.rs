@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use specola_datapath_common::config::host_mode;
 use specola_datapath_common::event::lane;
 
 /// How programs are hooked to an interface.
@@ -53,6 +54,32 @@ pub struct Config {
     pub host_mac: [u8; 6],
     /// Whether pods have both address families: the world is then two identities.
     pub dual_stack: bool,
+    /// What programs on node devices do for the node itself.
+    pub host_mode: HostMode,
+}
+
+/// What programs on node devices do for the node itself; its endpoint has the slot
+/// [`HOST_SLOT`](specola_datapath_common::endpoint::HOST_SLOT).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum HostMode {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Report its traffic, and enforce its policy, beside that of pods.
+    WithPods,
+    /// The same on a machine without pods, where nothing is dropped unless policy is enforced.
+    Only,
+}
+
+impl HostMode {
+    /// The number that the programs know it by.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Off => host_mode::OFF,
+            Self::WithPods => host_mode::WITH_PODS,
+            Self::Only => host_mode::ONLY,
+        }
+    }
 }
 
 impl Config {
@@ -69,6 +96,7 @@ impl Config {
             host_ifindex: 0,
             host_mac: [0; 6],
             dual_stack: false,
+            host_mode: HostMode::Off,
         }
     }
 

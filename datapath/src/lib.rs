@@ -23,7 +23,7 @@ mod test_util;
 
 pub use attach::{AttachError, Attachment, FILTER_PLACE, Hook};
 pub use book::Book;
-pub use config::{AttachMode, Config, ConfigError};
+pub use config::{AttachMode, Config, ConfigError, HostMode};
 pub use datapath::Datapath;
 pub use events::{EventReader, ReaderCounts, ReaderWaker, Rejected, Tick};
 pub use load::migrate::MigratedMap;

@@ -315,13 +315,15 @@ fn load_maps(
 ) -> Result<Ebpf, LoadError> {
     let host_mac = globals::mac_word(config.host_mac);
     let dual_stack = u32::from(config.dual_stack);
+    let host_mode = config.host_mode.number();
     let mut loader = EbpfLoader::new();
     loader
         .override_global(globals::HOST_IFINDEX, &config.host_ifindex, true)
         .override_global(globals::HOST_MAC, &host_mac, true)
         .override_global(globals::TRACE_INTERVAL_MS, &config.trace_interval_ms, true)
         .override_global(globals::FOLD_PER_SECOND, &config.fold_per_second, true)
-        .override_global(globals::DUAL_STACK, &dual_stack, true);
+        .override_global(globals::DUAL_STACK, &dual_stack, true)
+        .override_global(globals::HOST_MODE, &host_mode, true);
     for (name, size) in sizes(config) {
         loader.map_max_entries(name, size);
     }
@@ -427,7 +429,7 @@ const ASIDE: &str = "-old";
 const LOAD_TRIES: u32 = 10;
 const LOG_LINES: usize = 40;
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
-const BPFFS: FsType = FsType(0xcafe_4a11);
+pub(crate) const BPFFS: FsType = FsType(0xcafe_4a11);
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapError};
 use ipnet::IpNet;
-use specola_datapath_common::endpoint::{EndpointRecord, MAX_SLOTS};
+use specola_datapath_common::endpoint::{EndpointRecord, MAX_SLOTS, host_word};
 use specola_datapath_common::event::lane;
 use specola_datapath_common::ipcache::IpInfo;
 use specola_datapath_common::metrics::LaneCount;
@@ -171,6 +171,38 @@ impl PinnedMaps {
         Conntrack::open(&mut self.source())?.for_each(visit)
     }
 
+    /// Whether the host endpoint's policy is not asked, whatever its record says.
+    ///
+    /// # Errors
+    /// The kernel refused to read the map.
+    pub fn is_host_suspended(&self) -> Result<bool, MapsError> {
+        let host: Array<MapData, u64> = take_as(&mut self.source(), names::HOST)?;
+        let word = host.get(&0, 0).map_err(MapsError::kernel(names::HOST, "read"))?;
+        Ok(word & host_word::SUSPENDED != 0)
+    }
+
+    /// Stops the programs from asking the host endpoint's policy, or lets them again. Works while an agent runs and
+    /// while none does.
+    ///
+    /// # Errors
+    /// The map is not pinned, or the kernel refused to write it.
+    pub fn suspend_host(&self, suspended: bool) -> Result<(), MapsError> {
+        let name = names::HOST;
+        let data = MapData::from_pin(self.pin(name)).map_err(MapsError::kernel(name, "open its pin"))?;
+        let map = Map::from_map_data(data).map_err(MapsError::kernel(name, "open"))?;
+        let mut host: Array<MapData, u64> = Array::try_from(map).map_err(MapsError::kernel(name, "open"))?;
+        let word = if suspended { host_word::SUSPENDED } else { 0 };
+        host.set(0, word, 0).map_err(MapsError::kernel(name, "write"))
+    }
+
+    /// The connection tables, to enter connections.
+    ///
+    /// # Errors
+    /// A table is not pinned.
+    pub fn conntrack(&self) -> Result<Conntrack, MapsError> {
+        Conntrack::open(&mut Writable(self))
+    }
+
     /// Packets and bytes by direction and fate.
     ///
     /// # Errors
@@ -235,6 +267,16 @@ struct Source<'a>(&'a PinnedMaps);
 impl MapSource for Source<'_> {
     fn take(&mut self, name: &'static str) -> Result<Map, MapsError> {
         open_map(name, self.0.pin(name))
+    }
+}
+
+/// Opens maps by their pins for writing.
+struct Writable<'a>(&'a PinnedMaps);
+
+impl MapSource for Writable<'_> {
+    fn take(&mut self, name: &'static str) -> Result<Map, MapsError> {
+        let data = MapData::from_pin(self.0.pin(name)).map_err(MapsError::kernel(name, "open its pin"))?;
+        Map::from_map_data(data).map_err(MapsError::kernel(name, "open"))
     }
 }
 

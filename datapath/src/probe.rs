@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 
 use aya::EbpfLoader;
 use aya::maps::MapType;
@@ -10,6 +11,8 @@ use aya::programs::tc::{TcAttachType, TcError, qdisc_add_clsact};
 use aya::programs::{ProgramError, ProgramType, SchedClassifier};
 use aya::sys::{is_map_supported, is_program_supported};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::statfs;
+use specola_datapath_common::config::{HOST_MODE, host_mode};
 use specola_datapath_common::names;
 
 use crate::attach::Hook;
@@ -66,12 +69,22 @@ pub fn verify_programs() -> Result<(), LoadError> {
     load::raise_memlock();
     let page = u32::try_from(config::page_size()).unwrap_or(4096);
     let mut loader = EbpfLoader::new();
+    // With what works for the node itself: it is left out of the walk otherwise.
+    loader.override_global(HOST_MODE, &host_mode::WITH_PODS, true);
     let sizes: HashMap<&str, u32> = CT_MAPS.map(|name| (name, CT_ENTRIES)).into_iter().collect();
     for (name, size) in sizes.into_iter().chain(LANES.map(|name| (name, page))) {
         loader.map_max_entries(name, size);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|source| LoadError::Maps { source: Box::new(source) })?;
     load::programs(&mut ebpf)
+}
+
+/// Whether a path is on a BPF file system.
+///
+/// # Errors
+/// It does not exist or cannot be looked at.
+pub fn is_on_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(statfs(path)?.filesystem_type() == load::BPFFS)
 }
 
 /// Whether the kernel has the clsact queueing discipline. Tried in an empty network namespace that goes at once.

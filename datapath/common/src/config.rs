@@ -12,6 +12,19 @@ pub const DUAL_STACK: &str = "CFG_DUAL_STACK";
 /// 0 = every packet has a record.
 pub const FOLD_PER_SECOND: &str = "CFG_FOLD_PER_SECOND";
 
+/// `u32`: what the programs on node devices do for the node itself; see [`host_mode`].
+pub const HOST_MODE: &str = "CFG_HOST_MODE";
+
+/// Values of [`HOST_MODE`].
+pub mod host_mode {
+    /// Nothing: only traffic of pods is theirs.
+    pub const OFF: u32 = 0;
+    /// Traffic of the node is reported and may be enforced, beside that of pods.
+    pub const WITH_PODS: u32 = 1;
+    /// The same on a machine without pods: where no policy is enforced, no packet is ever dropped.
+    pub const ONLY: u32 = 2;
+}
+
 /// What the object holds for [`TRACE_INTERVAL_MS`] when the loader does not set it.
 pub const TRACE_INTERVAL_MS_DEFAULT: u32 = 5_000;
 

@@ -63,7 +63,7 @@ pub struct CtSide {
     pub proxy_port: u16,
     /// See [`crate::event::match_type`].
     pub match_type: u8,
-    /// [`SIDE_AUDIT`], [`SIDE_NODE`].
+    /// [`SIDE_AUDIT`], [`SIDE_NODE`], [`SIDE_SEEDED`].
     pub flags: u8,
     /// TCP flags from this side since its last trace record.
     pub unreported_tcp_flags: u8,
@@ -75,6 +75,9 @@ pub struct CtSide {
 pub const SIDE_AUDIT: u8 = 1 << 0;
 /// [`CtSide::flags`] bit of a side without a slot: it is the node itself.
 pub const SIDE_NODE: u8 = 1 << 1;
+/// [`CtSide::flags`] bit: the connection is older than the programs. Nothing but a deny entry whose cookie is above the
+/// side's ends it; the side's cookie stays the highest one that was given when the connection was entered.
+pub const SIDE_SEEDED: u8 = 1 << 2;
 
 impl CtSide {
     /// Node epoch (bits 32-63), endpoint epoch without its highest bit (bits 1-31), denied (bit 0).
@@ -131,6 +134,8 @@ pub mod flags {
     pub const FIN_RESPONDER: u8 = 1 << 2;
     /// RST seen from either.
     pub const RST: u8 = 1 << 3;
+    /// Entered by the agent: it was open before the programs were attached.
+    pub const SEEDED: u8 = 1 << 4;
 }
 
 /// A connection. Index 0 of every pair = initiator to responder, index 1 = the other way.

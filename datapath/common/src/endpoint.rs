@@ -5,6 +5,10 @@ pub const MAX_SLOTS: u32 = 1024;
 
 /// Entries of the array that gives an interface's slot without a search; a power of two.
 pub const IFINDEX_HINTS: u32 = 4096;
+/// Slot of the node itself, where programs on node devices work for it (host mode).
+pub const HOST_SLOT: u16 = (MAX_SLOTS - 1) as u16;
+/// Last slot of a pod.
+pub const LAST_POD_SLOT: u16 = HOST_SLOT - 1;
 
 /// [`PolicyState::flags`] bits.
 pub mod policy_flags {
@@ -12,6 +16,14 @@ pub mod policy_flags {
     pub const READY: u32 = 1 << 0;
     /// Would-be denies pass and are marked as audited.
     pub const AUDIT: u32 = 1 << 1;
+    /// Host endpoint only: its policy is asked. Without it traffic of the node is reported and nothing else.
+    pub const ENFORCED: u32 = 1 << 2;
+}
+
+/// The word of the host map.
+pub mod host_word {
+    /// The host endpoint's policy is not asked, whatever its record says (`specola host-policy panic-off`).
+    pub const SUSPENDED: u64 = 1 << 0;
 }
 
 /// What must change together with the active trie.

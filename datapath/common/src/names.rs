@@ -28,6 +28,8 @@ pub const METRICS: &str = "SP_METRICS";
 pub const LANES: &str = "SP_LANES";
 /// `ARRAY 0 -> u64` node-wide ipcache epoch, mmapable.
 pub const NODE: &str = "SP_NODE";
+/// `ARRAY 0 -> u64`, mmapable; see [`crate::endpoint::host_word`].
+pub const HOST: &str = "SP_HOST";
 /// `HASH FoldKey -> FoldCount`.
 pub const FOLD: &str = "SP_FOLD";
 /// `HASH FoldKey -> Event`: the first folded packet of the latest second that had any.

@@ -19,6 +19,10 @@ pub(crate) static CFG_TRACE_INTERVAL_MS: Global<u32> =
 #[unsafe(no_mangle)]
 pub(crate) static CFG_FOLD_PER_SECOND: Global<u32> = Global::new(0);
 
+/// See [`specola_datapath_common::config::HOST_MODE`].
+#[unsafe(no_mangle)]
+pub(crate) static CFG_HOST_MODE: Global<u32> = Global::new(0);
+
 /// See [`specola_datapath_common::config::DUAL_STACK`].
 #[unsafe(no_mangle)]
 pub(crate) static CFG_DUAL_STACK: Global<u32> = Global::new(0);

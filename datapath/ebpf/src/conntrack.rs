@@ -11,7 +11,9 @@ use aya_ebpf::{
 };
 use specola_datapath_common::{
     IPV4,
-    conntrack::{CtSide, CtValue, NO_SLOT, SIDE_NODE, ZONE_POD, flags as ct_flags, lifetime_of, state},
+    conntrack::{
+        CtSide, CtValue, NO_SLOT, SIDE_NODE, ZONE_HOST, ZONE_POD, flags as ct_flags, lifetime_of, state,
+    },
     event::{ct_state, flags, tcp_flags},
     metrics::drop,
     proto,
@@ -144,21 +146,14 @@ fn set_key(work: &mut Work, src: Address, dst: Address, src_port: u16, dst_port:
         src_port <= dst_port
     };
     work.src_is_lo = u8::from(src_is_lo);
+    let zone = if work.is(class::OF_HOST) { ZONE_HOST } else { ZONE_POD };
     let (lo, hi, lo_port, hi_port) =
         if src_is_lo { (src, dst, src_port, dst_port) } else { (dst, src, dst_port, src_port) };
     if work.event.ip_version == IPV4 {
-        work.key4 = Ct4 {
-            lo_addr: lo.v4(),
-            hi_addr: hi.v4(),
-            lo_port,
-            hi_port,
-            proto: protocol,
-            pad: 0,
-            zone: ZONE_POD,
-        };
+        work.key4 =
+            Ct4 { lo_addr: lo.v4(), hi_addr: hi.v4(), lo_port, hi_port, proto: protocol, pad: 0, zone };
     } else {
-        work.key6 =
-            Ct6 { lo_addr: lo, hi_addr: hi, lo_port, hi_port, proto: protocol, pad: 0, zone: ZONE_POD };
+        work.key6 = Ct6 { lo_addr: lo, hi_addr: hi, lo_port, hi_port, proto: protocol, pad: 0, zone };
     }
 }
 

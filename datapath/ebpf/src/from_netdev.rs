@@ -11,6 +11,7 @@ use crate::{
     conntrack,
     deliver::{self, Way},
     endpoint::Endpoint,
+    host::{self, Host},
     ipcache,
     parse::{self, Network},
     policy, skb,
@@ -28,7 +29,7 @@ fn from_netdev(ctx: TcContext) -> i32 {
     let Some(work) = Work::begin(&ctx) else {
         return TC_ACT_SHOT;
     };
-    let outcome = handle(&ctx, work);
+    let outcome = host::finally(handle(&ctx, work));
     verdict::finish(work, outcome)
 }
 
@@ -45,11 +46,14 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     let version = work.event.ip_version;
     let dst = ipcache::find(&work.dst, version, &mut work.prefix);
     work.event.dst_identity = dst.identity;
-    if dst.slot != 0 {
+    if dst.slot != 0 && !host::is_only() {
         return to_pod(ctx, work, dst.slot);
     }
     check_source(work)?;
-    PASS
+    match Host::find() {
+        Some(host) if host::is_own(&work.dst, &dst, version) => host.receive(ctx, work),
+        _ => PASS,
+    }
 }
 
 /// The receiver is a pod of this node.

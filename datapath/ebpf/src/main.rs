@@ -24,6 +24,7 @@ mod fragment;
 mod from_container;
 mod from_host;
 mod from_netdev;
+mod host;
 mod ipcache;
 mod keys;
 mod maps;

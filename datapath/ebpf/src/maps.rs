@@ -88,6 +88,9 @@ pub(crate) static SP_FOLD_SAMPLE: HashMap<FoldKey, Event, { FOLD_ENTRIES as usiz
 pub(crate) static SP_NODE: Array<u64, 1, MMAPABLE> = Array::new();
 
 #[btf_map]
+pub(crate) static SP_HOST: Array<u64, 1, MMAPABLE> = Array::new();
+
+#[btf_map]
 pub(crate) static SP_RING_DENY: RingBuf<Event, { 4 * MIB }> = RingBuf::new();
 
 #[btf_map]

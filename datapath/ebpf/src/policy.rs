@@ -3,7 +3,7 @@
 use core::ptr;
 
 use specola_datapath_common::{
-    conntrack::{CtSide, NO_SLOT, SIDE_AUDIT, SIDE_NODE},
+    conntrack::{CtSide, NO_SLOT, SIDE_AUDIT, SIDE_NODE, SIDE_SEEDED},
     direction,
     endpoint::{EndpointRecord, PolicyState, policy_flags},
     event::{ct_state, flags, kind, lane, match_type},
@@ -138,7 +138,9 @@ pub(crate) fn decide(work: &mut Work, track: &Track, question: &Question) -> Res
         let stamp = unsafe { ptr::read_volatile(&raw const (*held).stamp) };
         // SAFETY: as above.
         let known = unsafe { &*held };
-        if known.slot == slot {
+        if is_opener_of_seeded(work, held) {
+            keep = None;
+        } else if known.slot == slot {
             about = About::of(track, question.direction);
             before = stamp;
             keep = Some(held);
@@ -147,16 +149,26 @@ pub(crate) fn decide(work: &mut Work, track: &Track, question: &Question) -> Res
             }
         }
     }
-    let answer = ask(work, question, about, EndpointRecord::active(word), &state);
+    let mut answer = ask(work, question, about, EndpointRecord::active(word), &state);
+    let seeded = seeded(keep, &answer);
+    if seeded.is_some() {
+        answer.verdict = 0;
+    }
     let denied = answer.verdict < 0;
     let made = CtSide {
         stamp: CtSide::stamp_of(node_epoch, epoch, denied),
-        cookie: answer.cookie,
+        cookie: seeded.unwrap_or(answer.cookie),
         verdict: answer.verdict,
         slot,
         proxy_port: 0,
         match_type: answer.match_type,
-        flags: if answer.audit { SIDE_AUDIT } else { 0 },
+        flags: if seeded.is_some() {
+            SIDE_SEEDED
+        } else if answer.audit {
+            SIDE_AUDIT
+        } else {
+            0
+        },
         unreported_tcp_flags: 0,
         pad: 0,
     };
@@ -164,7 +176,7 @@ pub(crate) fn decide(work: &mut Work, track: &Track, question: &Question) -> Res
         Some(held) => store(held, &made),
         None => work.fresh.sides[side & 1] = made,
     }
-    if denied || before == 0 || before & 1 != 0 {
+    if denied || seeded.is_none() && (before == 0 || before & 1 != 0) {
         verdict_record(work, &answer);
         if !denied {
             work.event.direction = question.direction;
@@ -188,6 +200,24 @@ impl About {
         let other_way = if way == direction::EGRESS { direction::INGRESS } else { direction::EGRESS };
         Self { direction: if is_reply { other_way } else { way }, is_reply }
     }
+}
+
+/// Whether the packet would open a connection on the ports of one that is older than the programs: it is judged by
+/// itself, and the verdict is not kept with the other's.
+#[inline(always)]
+fn is_opener_of_seeded(work: &Work, side: *mut CtSide) -> bool {
+    // SAFETY: a live map value.
+    work.is(class::OPENS) && unsafe { (*side).flags } & SIDE_SEEDED != 0
+}
+
+/// Whether a connection that is older than the programs goes on whatever the answer is: then the highest cookie that was
+/// given when it was entered. A missing allow does not end it, nor does a deny that was there before it.
+#[inline(always)]
+fn seeded(cached: Option<*mut CtSide>, answer: &Answer) -> Option<u32> {
+    // SAFETY: a live map value.
+    let side = unsafe { &*cached? };
+    let is_later_deny = answer.verdict == -i32::from(drop::POLICY_DENY) && answer.cookie > side.cookie;
+    (side.flags & SIDE_SEEDED != 0 && !is_later_deny).then_some(side.cookie)
 }
 
 /// Repeats a verdict that still holds. A deny is reported each time.

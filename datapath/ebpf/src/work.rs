@@ -42,6 +42,8 @@ pub(crate) mod class {
     pub(crate) const FROM_POD: u16 = 1 << 6;
     /// The packet was counted at an earlier hook.
     pub(crate) const COUNTED: u16 = 1 << 7;
+    /// Traffic of the node itself, which has connections of its own.
+    pub(crate) const OF_HOST: u16 = 1 << 8;
 }
 
 /// The record. `event` is the draft of whatever record the packet will yield; parsing writes straight into it.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use aya::maps::{HashMap, IterableMap, MapData, MapError};
 use specola_datapath_common::conntrack::{
-    CtKey4, CtKey6, CtValue, NO_SLOT, SIDE_INITIATOR, SIDE_RESPONDER, lifetime_of, state,
+    CtKey4, CtKey6, CtValue, NO_SLOT, SIDE_INITIATOR, SIDE_RESPONDER, ZONE_HOST, lifetime_of, state,
 };
 use specola_datapath_common::event::{self, Event, ct_state, kind, lane, point};
 use specola_datapath_common::{IPV4, IPV6, LAYOUT_VERSION, direction, names, proto, v4_mapped};
@@ -33,6 +33,15 @@ impl ConnectionKey {
             Self::V4(key) => key.proto,
             Self::V6(key) => key.proto,
         }
+    }
+
+    /// Whether it is a connection of the node itself.
+    pub fn is_of_host(&self) -> bool {
+        let zone = match self {
+            Self::V4(key) => key.zone,
+            Self::V6(key) => key.zone,
+        };
+        zone == ZONE_HOST
     }
 
     /// Lower and higher end: address and port.
@@ -79,10 +88,11 @@ impl Connection {
         let [initiator, responder] = self.ends();
         let (is_local, value) = (|side: usize| self.slot(side) != NO_SLOT, &self.value);
         let at_responder = is_local(SIDE_RESPONDER) || !is_local(SIDE_INITIATOR);
-        let (side, way, obs_point) = if at_responder {
-            (SIDE_RESPONDER, direction::INGRESS, point::TO_ENDPOINT)
-        } else {
-            (SIDE_INITIATOR, direction::EGRESS, point::TO_STACK)
+        let (side, way, obs_point) = match (at_responder, self.key.is_of_host()) {
+            (true, false) => (SIDE_RESPONDER, direction::INGRESS, point::TO_ENDPOINT),
+            (true, true) => (SIDE_RESPONDER, direction::INGRESS, point::TO_HOST),
+            (false, false) => (SIDE_INITIATOR, direction::EGRESS, point::TO_STACK),
+            (false, true) => (SIDE_INITIATOR, direction::EGRESS, point::TO_NETWORK),
         };
         let has_ports = matches!(self.key.proto(), proto::TCP | proto::UDP | proto::SCTP);
         let port = |port| if has_ports { port } else { 0 };
@@ -113,7 +123,9 @@ impl Connection {
     /// Slot of the endpoint at a side, if its policy decided.
     fn slot(&self, side: usize) -> u16 {
         let side = &self.value.sides[side];
-        if side.stamp == 0 || side.slot == 0 { NO_SLOT } else { side.slot }
+        // Connections of the node are its own before a policy looks at them.
+        let is_decided = side.stamp != 0 || self.key.is_of_host();
+        if is_decided && side.slot != 0 { side.slot } else { NO_SLOT }
     }
 }
 
@@ -198,7 +210,8 @@ impl Conntrack {
                 continue;
             }
             sweep.removed += 1;
-            if value.state != state::CLOSED {
+            // Of a connection that the agent entered and nobody used, nothing was reported either.
+            if value.state != state::CLOSED && value.packets != [0, 0] {
                 sweep.closed += 1;
                 closed(connection);
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use specola_datapath_common::endpoint::{
-    EndpointRecord, IFINDEX_HINTS, MAX_SLOTS, PolicyState, policy_flags,
+    EndpointRecord, HOST_SLOT, IFINDEX_HINTS, MAX_SLOTS, PolicyState, policy_flags,
 };
 use specola_datapath_common::names;
 
@@ -136,8 +136,11 @@ impl EndpointTable {
         self.index(slot, record.ifindex)
     }
 
-    /// Makes packets of an interface find a slot.
+    /// Makes packets of an interface find a slot. The host endpoint has none of its own.
     fn index(&mut self, slot: u16, ifindex: u32) -> Result<(), MapsError> {
+        if slot == HOST_SLOT {
+            return Ok(());
+        }
         let hint = ifindex as usize % IFINDEX_HINTS as usize;
         self.hints.word(hint).store(u64::from(slot), Ordering::Relaxed);
         self.by_ifindex
@@ -207,10 +210,11 @@ pub(crate) fn check_slot(slot: u16) -> Result<(), EndpointError> {
 /// Refuses a record that packets could not be matched to.
 pub(crate) fn check_record(slot: u16, record: &EndpointRecord) -> Result<(), EndpointError> {
     check_slot(slot)?;
+    let is_host = slot == HOST_SLOT;
     for (value, field) in
         [(record.ifindex, "ifindex"), (record.identity, "identity"), (u32::from(record.id), "id")]
     {
-        if value == 0 {
+        if value == 0 && !(is_host && field == "ifindex") {
             return Err(EndpointError::Unset { slot, field });
         }
     }

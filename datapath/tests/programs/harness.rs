@@ -10,9 +10,9 @@ use aya::{
 use specola_datapath::{
     OBJECT,
     abi::{
-        config,
+        config::{self, host_mode},
         conntrack::{CtKey4, CtKey6, CtValue},
-        endpoint::{EndpointRecord, PolicyState, policy_flags},
+        endpoint::{EndpointRecord, HOST_SLOT, PolicyState, policy_flags},
         event::Event,
         fold::{FOLD_ENTRIES, FoldCount, FoldKey},
         ipcache::{IpInfo, IpKey, ip_flags},
@@ -63,6 +63,17 @@ pub(crate) const B: LocalPod = LocalPod {
     mac: [0x0a, 0, 0, 0, 0, 0x02],
     host_mac: [0x0a, 0, 0, 0, 1, 0x02],
     ifindex: 102,
+};
+/// The node itself, where the programs work for it.
+pub(crate) const HOST: LocalPod = LocalPod {
+    slot: HOST_SLOT,
+    id: 65535,
+    identity: NODE.2,
+    v4: "0.0.0.0",
+    v6: "::",
+    mac: [0; 6],
+    host_mac: [0; 6],
+    ifindex: 0,
 };
 /// A pod of another node.
 pub(crate) const REMOTE: (&str, &str, u32) = ("10.0.2.9", "fd00:2::9", 5009);
@@ -115,6 +126,7 @@ pub(crate) struct Kernel {
     ebpf: Ebpf,
     rings: Vec<RingBuf<MapData>>,
     tries: Vec<LpmTrie<MapData, [u8; 8], Raw<PolicyValue>>>,
+    host_trie: Option<LpmTrie<MapData, [u8; 8], Raw<PolicyValue>>>,
 }
 
 impl Kernel {
@@ -124,15 +136,28 @@ impl Kernel {
 
     /// With this trace interval and this host device.
     pub(crate) fn with(trace_interval_ms: u32, host_ifindex: u32) -> Self {
-        Self::load(trace_interval_ms, host_ifindex, 0, FOLD_ENTRIES)
+        Self::load(trace_interval_ms, host_ifindex, 0, FOLD_ENTRIES, host_mode::OFF)
     }
 
     /// With so many records per second and key of denied packets, and room for so many keys.
     pub(crate) fn folding(per_second: u32, entries: u32) -> Self {
-        Self::load(5_000, 0, per_second, entries)
+        Self::load(5_000, 0, per_second, entries, host_mode::OFF)
     }
 
-    fn load(trace_interval_ms: u32, host_ifindex: u32, fold_per_second: u32, fold_entries: u32) -> Self {
+    /// With programs that work for the node, whose endpoint has these policy flags.
+    pub(crate) fn of_host(mode: u32, flags: u32) -> Self {
+        let mut kernel = Self::load(5_000, 0, 0, FOLD_ENTRIES, mode);
+        kernel.endpoint(HOST, flags, 1);
+        kernel
+    }
+
+    fn load(
+        trace_interval_ms: u32,
+        host_ifindex: u32,
+        fold_per_second: u32,
+        fold_entries: u32,
+        host_mode: u32,
+    ) -> Self {
         specola_testkit::require_root();
         let mac = config::mac_word([0x0e, 0, 0, 0, 0, 1]);
         let mut loader = EbpfLoader::new();
@@ -140,6 +165,7 @@ impl Kernel {
             .override_global(config::TRACE_INTERVAL_MS, &trace_interval_ms, true)
             .override_global(config::FOLD_PER_SECOND, &fold_per_second, true)
             .override_global(config::HOST_IFINDEX, &host_ifindex, true)
+            .override_global(config::HOST_MODE, &host_mode, true)
             .override_global(config::HOST_MAC, &mac, true);
         for table in [names::CT4_TCP, names::CT4_ANY, names::CT6_TCP, names::CT6_ANY] {
             loader.map_max_entries(table, 1024);
@@ -155,8 +181,9 @@ impl Kernel {
         let rings = [names::RING_DENY, names::RING_ALLOW, names::RING_TRACE]
             .map(|name| RingBuf::try_from(ebpf.take_map(name).unwrap()).unwrap())
             .into();
-        let mut kernel = Self { ebpf, rings, tries: Vec::new() };
+        let mut kernel = Self { ebpf, rings, tries: Vec::new(), host_trie: None };
         kernel.tries = (0..6).map(|index| kernel.add_trie(index)).collect();
+        kernel.host_trie = Some(kernel.add_trie(2 * u32::from(HOST_SLOT)));
         kernel.fill();
         kernel
     }
@@ -245,18 +272,38 @@ impl Kernel {
             cookie: rule.cookie,
         };
         let key = Key::new(40 + u32::from(l4_bits), data);
-        self.tries[2 * usize::from(pod.slot)].insert(&key, Raw(value), 0).unwrap();
+        self.trie(pod).insert(&key, Raw(value), 0).unwrap();
+    }
+
+    fn trie(&mut self, pod: LocalPod) -> &mut LpmTrie<MapData, [u8; 8], Raw<PolicyValue>> {
+        match &mut self.host_trie {
+            Some(trie) if pod.slot == HOST_SLOT => trie,
+            _ => &mut self.tries[2 * usize::from(pod.slot)],
+        }
+    }
+
+    /// Suspends the policy of the node, or takes that back.
+    pub(crate) fn suspend_host(&mut self, word: u64) {
+        let mut host: Array<_, u64> = Array::try_from(self.ebpf.map_mut(names::HOST).unwrap()).unwrap();
+        host.set(0, word, 0).unwrap();
+    }
+
+    /// Enters a connection.
+    pub(crate) fn connect(&mut self, key: CtKey4, value: CtValue) {
+        let mut table: HashMap<_, Raw<CtKey4>, Raw<CtValue>> =
+            HashMap::try_from(self.ebpf.map_mut(names::CT4_TCP).unwrap()).unwrap();
+        table.insert(Raw(key), Raw(value), 0).unwrap();
     }
 
     /// Writes an entry as it is into the pod's active trie.
     pub(crate) fn write_entry(&mut self, pod: LocalPod, prefix_len: u32, data: [u8; 8], value: PolicyValue) {
-        let trie = &mut self.tries[2 * usize::from(pod.slot)];
+        let trie = self.trie(pod);
         trie.insert(&Key::new(prefix_len, data), Raw(value), 0).unwrap();
     }
 
     /// Empties the pod's active trie.
     pub(crate) fn clear_entries(&mut self, pod: LocalPod) {
-        let trie = &mut self.tries[2 * usize::from(pod.slot)];
+        let trie = self.trie(pod);
         let keys: Vec<_> = trie.keys().map(Result::unwrap).collect();
         for key in keys {
             trie.remove(&key).unwrap();

@@ -10,6 +10,7 @@ mod fragments;
 mod garbage;
 mod harness;
 mod headers;
+mod host;
 mod oracle;
 mod records;
 mod rules;
