@@ -2,8 +2,11 @@
 
 mod flows;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use specola_datapath::AttachMode;
@@ -12,12 +15,13 @@ use specola_policy::{Mode, ParseOptions};
 use specola_telemetry::LogFormat;
 
 pub use self::flows::{FlowExportConfig, FlowMetricsConfig};
+use crate::host::Devices;
 
 /// Settings of one agent. The defaults suit a plain host.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AgentConfig {
-    /// Name of this node; its Node object in the desired state has the same name.
-    #[arg(long, env = "SPECOLA_NODE_NAME")]
+    /// Name of this node; its Node object in the desired state has the same name [default: the host's name].
+    #[arg(long, env = "SPECOLA_NODE_NAME", default_value_t = host_name(), hide_default_value = true)]
     pub node_name: String,
     /// Name of the cluster.
     #[arg(long, default_value = "default")]
@@ -25,8 +29,8 @@ pub struct AgentConfig {
     /// What must survive a restart of the agent: endpoints, addresses, local identities, cookies.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/specola/state")]
     pub state_dir: PathBuf,
-    /// Directory of Kubernetes YAML files that is watched.
-    #[arg(long, value_name = "DIR", default_value = "/etc/specola/desired")]
+    /// Directory of Kubernetes YAML files that is watched: policies, nodes, pods.
+    #[arg(long, visible_alias = "policy-dir", value_name = "DIR", default_value = "/etc/specola/desired")]
     pub desired_dir: PathBuf,
     /// Directory that all agents of the cluster share: identities, endpoints, nodes.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/specola/store")]
@@ -37,20 +41,33 @@ pub struct AgentConfig {
     /// Unix socket of the flow API.
     #[arg(long, value_name = "PATH", default_value = "/run/specola/observer.sock")]
     pub observer_socket: PathBuf,
-    /// TCP address of the flow API.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:4244")]
-    pub observer_listen: SocketAddr,
+    /// TCP address of the flow API, or none [default: 0.0.0.0:4244, with --devices 127.0.0.1:4244].
+    #[arg(long, value_name = "ADDR")]
+    pub observer_listen: Option<Listen>,
     #[command(flatten)]
     pub tls: ObserverTls,
-    /// TCP address of /metrics, /healthz and /readyz.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9965")]
-    pub metrics_listen: SocketAddr,
+    /// TCP address of /metrics, /healthz and /readyz, or none [default: 0.0.0.0:9965, with --devices 127.0.0.1:9965].
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<Listen>,
     /// Directory in a bpffs for pinned maps and links.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/specola/default/local")]
     pub pin_dir: PathBuf,
     /// Network device of the node that pod traffic to other nodes uses; may be given several times.
     #[arg(long = "device", value_name = "NAME")]
     pub devices: Vec<String>,
+    /// Host mode: look at the traffic of this machine, which has no pods, on these devices. A list such as eth0,eth1,
+    /// or auto: Ethernet devices that are up and have an address others can use.
+    #[arg(long = "devices", value_name = "LIST", conflicts_with = "devices", help_heading = "Host")]
+    pub host_devices: Option<Devices>,
+    /// Enforce policies that select this node by a nodeSelector; without this flag they only name it.
+    #[arg(long, help_heading = "Host")]
+    pub host_firewall: bool,
+    /// Let pass what those policies deny, and mark it with the verdict AUDIT.
+    #[arg(long, requires = "host_firewall", help_heading = "Host")]
+    pub host_audit: bool,
+    /// Label of this node, besides those of its Node object; may be given several times.
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label, help_heading = "Host")]
+    pub node_labels: Vec<(String, String)>,
     /// How programs are attached.
     #[arg(long, value_enum, default_value_t = Attach::Auto)]
     pub attach: Attach,
@@ -152,6 +169,71 @@ impl ObserverTls {
     }
 }
 
+impl AgentConfig {
+    /// Whether the agent looks at a machine without pods.
+    pub const fn is_host_only(&self) -> bool {
+        self.host_devices.is_some()
+    }
+
+    /// Whether the node itself is an endpoint.
+    pub const fn has_host_endpoint(&self) -> bool {
+        self.is_host_only() || self.host_firewall
+    }
+
+    /// The TCP address of the flow API.
+    pub fn observer_address(&self) -> Option<SocketAddr> {
+        self.address(self.observer_listen, 4244)
+    }
+
+    /// The TCP address of metrics and probes.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.address(self.metrics_listen, 9965)
+    }
+
+    /// The labels of the flags.
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        self.node_labels.iter().cloned().collect()
+    }
+
+    fn address(&self, listen: Option<Listen>, port: u16) -> Option<SocketAddr> {
+        match listen {
+            Some(Listen::At(address)) => Some(address),
+            Some(Listen::Nowhere) => None,
+            None if self.is_host_only() => Some((Ipv4Addr::LOCALHOST, port).into()),
+            None => Some((Ipv4Addr::UNSPECIFIED, port).into()),
+        }
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listen {
+    /// At an address.
+    At(SocketAddr),
+    /// Nowhere.
+    Nowhere,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::Nowhere);
+        }
+        text.parse().map(Self::At).map_err(|_invalid| "use address:port, [v6]:port or none".to_owned())
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Nowhere => f.write_str("none"),
+        }
+    }
+}
+
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Attach {
@@ -227,6 +309,21 @@ pub(crate) const fn policy_language(cluster_network_policy: bool) -> ParseOption
     ParseOptions { node_selector_labels: false, extended_protocols: false, cluster_network_policy }
 }
 
+/// The name of the machine, as an object may be called.
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.map(|name| name.to_ascii_lowercase())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "host".to_owned())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("use KEY=VALUE".to_owned()),
+    }
+}
+
 fn conntrack_entries() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1024..=16_777_216)
 }
@@ -260,8 +357,20 @@ mod tests {
     fn the_node_name_is_enough() {
         let agent = Program::try_parse_from(["agent", "--node-name", "n1"]).expect("defaults parse").agent;
         assert_eq!((agent.node_name.as_str(), agent.cluster_name.as_str()), ("n1", "default"));
-        assert_eq!(agent.observer_listen.port(), 4244);
-        assert!(agent.devices.is_empty());
+        assert_eq!(agent.observer_address(), Some(([0, 0, 0, 0], 4244).into()));
+        assert!(agent.devices.is_empty() && !agent.has_host_endpoint());
+    }
+
+    #[test]
+    fn host_mode_listens_to_the_machine_only() {
+        let flags =
+            ["agent", "--devices", "eth0,eth1", "--metrics-listen", "none", "--node-label", "role=web"];
+        let agent = Program::try_parse_from(flags).expect("parses").agent;
+        assert!(agent.is_host_only() && agent.has_host_endpoint());
+        assert!(!agent.node_name.is_empty());
+        assert_eq!(agent.observer_address(), Some(([127, 0, 0, 1], 4244).into()));
+        assert_eq!(agent.metrics_address(), None);
+        assert_eq!(agent.labels()["role"], "web");
     }
 
     #[test]
@@ -283,6 +392,8 @@ mod tests {
             ["--observer-tls-cert-file", "x"],
             ["--observer-tls-min-version", "1.1"],
             ["--conntrack-tcp-entries", "1000"],
+            ["--devices", "auto,eth0"],
+            ["--node-label", "x"],
         ] {
             let args = ["agent", "--node-name", "n1"].into_iter().chain(flags);
             assert!(Program::try_parse_from(args).is_err(), "{flags:?}");

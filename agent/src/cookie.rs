@@ -115,6 +115,11 @@ impl CookieTable {
         Ok(self.pending.drain(..).map(|line| (line.cookie, line.origins)).collect())
     }
 
+    /// The highest number that was given; 0 = none.
+    pub(crate) const fn highest(&self) -> u32 {
+        self.next - 1
+    }
+
     /// Every set that has a number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &OriginSet)> {
         self.origins.iter().map(|(cookie, origins)| (*cookie, origins))

@@ -69,6 +69,11 @@ impl Ipam {
         Ok(Self { path: path.to_owned(), pools })
     }
 
+    /// An allocator of a machine without pods: it has no address to give.
+    pub(crate) fn without_pods(path: &Path) -> Self {
+        Self { path: path.to_owned(), pools: Vec::new() }
+    }
+
     /// Addresses of the node itself in its CIDRs: the gateways of the pods.
     pub(crate) fn routers(&self) -> Addresses {
         self.pools.iter().fold(Addresses::default(), |found, pool| found.with(pool.address(ROUTER_OFFSET)))
@@ -84,6 +89,9 @@ impl Ipam {
     /// # Errors
     /// A family has none left, or the state cannot be written. What `owner` had before it keeps.
     pub(crate) fn allocate(&mut self, owner: &str) -> Result<Addresses, IpamError> {
+        if self.pools.is_empty() {
+            return Err(IpamError::NoCidr);
+        }
         let had: Vec<bool> = self.pools.iter().map(|pool| pool.has(owner)).collect();
         let mut addresses = Addresses::default();
         for index in 0..self.pools.len() {

@@ -19,6 +19,7 @@ mod desired;
 mod endpoint;
 mod follow;
 mod fs_watch;
+mod host;
 mod http;
 mod identity;
 mod ipam;
@@ -38,8 +39,9 @@ mod warnings;
 
 pub use cleanup::{Cleanup, CleanupPlan};
 pub use config::{
-    AgentConfig, Attach, FlowExportConfig, FlowMetricsConfig, LogForm, PolicyMode, PolicyOverflow,
+    AgentConfig, Attach, FlowExportConfig, FlowMetricsConfig, Listen, LogForm, PolicyMode, PolicyOverflow,
 };
+pub use host::{Devices, HostPolicy, HostPolicyState, Look};
 pub use preflight::{Check, Outcome, PreflightOptions, preflight};
 pub use run::{run, run_until};
 pub use trial::{KernelAnswer, KernelTrial, TrialError};

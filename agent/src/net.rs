@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 pub(crate) use hooks::{Filter, Hooks, devices_in, hooks_in, in_netns_blocking};
 pub(crate) use host::HostDevice;
+pub(crate) use link::Device;
 pub(crate) use pod::{PodLink, PodLinkRequest};
 pub(crate) use watch::AddressWatch;
 
@@ -85,6 +86,11 @@ impl Net {
     /// Removes a device; fine when it does not exist.
     pub(crate) async fn remove_device(&self, name: &str) -> Result<(), NetError> {
         link::remove(&self.handle, name).await
+    }
+
+    /// All devices, with what decides whether programs can be attached to them.
+    pub(crate) async fn devices(&self) -> Result<Vec<Device>, NetError> {
+        link::devices(&self.handle).await
     }
 
     /// Names of all devices by index.

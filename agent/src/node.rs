@@ -7,6 +7,7 @@
 mod endpoints;
 mod entries;
 mod feed;
+mod host;
 mod identities;
 mod ips;
 mod kernel;
@@ -36,10 +37,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::endpoints::{EndpointRequest, NodeError};
 pub(crate) use self::entries::update as policy_update;
+pub(crate) use self::host::HostSettings;
 pub(crate) use self::kernel::{Kernel, NodeDevices};
 pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name, show_origins};
 
 use self::feed::DirectoryFeed;
+use self::host::HostEndpoint;
 use self::ips::NodeAddresses;
 use self::life::Endpoint;
 use self::notices::Notices;
@@ -69,6 +72,8 @@ pub(crate) struct NodeSettings {
     pub(crate) mtu: u32,
     pub(crate) devices: NodeDevices,
     pub(crate) endpoints_dir: PathBuf,
+    /// How the node itself is looked after; none = only its pods are.
+    pub(crate) host: Option<HostSettings>,
 }
 
 impl NodeSettings {
@@ -198,6 +203,7 @@ pub(crate) struct Node {
     /// Grows with each new `contents`.
     contents_version: u64,
     endpoints: BTreeMap<u16, Endpoint>,
+    host: Option<HostEndpoint>,
     ids: Turn,
     slots: Turn,
     /// What the kernel's ipcache holds.
@@ -223,9 +229,11 @@ impl Node {
         feed.cookies(parts.cookies.iter())?;
         let addresses =
             NodeAddresses::new(&settings.internal_ips, parts.ipam.routers(), settings.local_ips.clone());
+        let host = settings.host.as_ref().map(|_| HostEndpoint::default());
         Ok(Self {
             engine: Engine::new(settings.policy.clone()),
             settings,
+            host,
             addresses,
             kernel: parts.kernel,
             store: parts.store,
@@ -245,7 +253,7 @@ impl Node {
             contents,
             contents_version: 0,
             endpoints: BTreeMap::new(),
-            ids: Turn::new(1, u16::MAX),
+            ids: Turn::new(1, host::ID - 1),
             slots: Turn::new(1, endpoints::LAST_SLOT),
             ips,
             takes_over,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::host::Devices;
+
 mod host;
 mod kernel;
 
@@ -14,6 +16,8 @@ pub struct PreflightOptions {
     pub pin_dir: PathBuf,
     /// Devices that the agent will get; those of the default routes when there are none.
     pub devices: Vec<String>,
+    /// Devices of a machine without pods: what only pods need is not looked at then.
+    pub host_devices: Option<Devices>,
 }
 
 /// How a check ended.

@@ -25,7 +25,7 @@ use specola_telemetry::{Metrics, init_logs};
 use tokio::sync::{oneshot, watch};
 
 use self::books::Books;
-use self::host::{build_datapath, build_network};
+use self::host::{attach_devices, build_datapath, build_network};
 use self::peers::{PeerFollower, started};
 use self::reader::ReaderThread;
 use self::servers::spawn_servers;
@@ -41,7 +41,7 @@ use crate::metrics::{AgentMetrics, ScrapedCounts};
 use crate::net::{AddressWatch, Net};
 use crate::node::{HeldFlows, Node, NodeHandle, NodeInputs, NodeParts, NodeSettings};
 use crate::persist;
-use crate::store::{Contents, DirectoryStore, Store};
+use crate::store::{Contents, DirectoryStore, NoStore, Store};
 use crate::sweep::Sweeper;
 use crate::synthetic::run_synthetic;
 use crate::warnings::Warnings;
@@ -64,11 +64,21 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
     if let Some(rate) = config.synthetic {
         return run_synthetic(&config, rate, stop).await;
     }
+    run_ready(config, stop, || {}).await
+}
+
+/// [`run_until`], which calls `ready` once everything is set up.
+pub(crate) async fn run_ready(
+    config: AgentConfig,
+    stop: impl Future<Output = ()>,
+    ready: impl FnOnce(),
+) -> anyhow::Result<()> {
     tokio::pin!(stop);
     let agent = tokio::select! {
         agent = Agent::build(&config) => agent?,
         () = &mut stop => return Ok(()),
     };
+    ready();
     agent.run_until(stop, config.drain_timeout).await
 }
 
@@ -83,7 +93,11 @@ impl Agent {
         prepare_directories(config)?;
         let warnings = Warnings::default();
         let (files, node_object) = read_desired(config).await?;
-        let store = Arc::new(DirectoryStore::open(&config.store_dir).context("opening the store")?);
+        let shared = open_shared_store(config)?;
+        let store: Arc<dyn Store> = match &shared {
+            Some(shared) => Arc::clone(shared) as Arc<dyn Store>,
+            None => Arc::new(NoStore),
+        };
         let state = LocalState::open(config, &node_object)?;
         let net = Net::open()?;
         let (mut settings, host) = build_network(config, &node_object, &state.ipam, &net).await?;
@@ -101,7 +115,7 @@ impl Agent {
         let mut metrics = build_metrics(&flows);
         let parts = NodeParts {
             kernel: Box::new(datapath),
-            store: Arc::clone(&store) as Arc<dyn Store>,
+            store,
             directory: writer,
             ipam: state.ipam,
             cookies: state.cookies,
@@ -120,6 +134,8 @@ impl Agent {
         let node = build_node(&mut life, settings, parts, (desired, contents), &net).await?;
         // What waits in the lanes gets its names from the directory, which the node's first pass fills.
         node.call(|_| ()).await.context("the node thread's first pass")?;
+        // Policies are realized: now traffic of the node may meet them.
+        attach_devices(&mut life, config, &net, &node, &warnings).await?;
         let reader = ReaderThread::start(events, pipeline)?;
         let sweeper = Sweeper {
             connections,
@@ -129,7 +145,7 @@ impl Agent {
         };
         life.spawn("connections", sweeper.run(life.drain()));
         life.spawn("peers", peers.run(life.drain()));
-        let followers = Followers { files, store, desired_out, contents_out, routes };
+        let followers = Followers { files, store: shared, desired_out, contents_out, routes };
         followers.spawn(&mut life, &net, &node, &warnings)?;
         flows::spawn_exporters(&mut life, &config.flow_export, &flows, &metrics.registry, &warnings)?;
         metrics.flows =
@@ -164,8 +180,13 @@ struct LocalState {
 impl LocalState {
     fn open(config: &AgentConfig, node: &NodeObject) -> anyhow::Result<Self> {
         let file = |name: &str| config.state_dir.join(name);
+        let ipam = if config.is_host_only() {
+            Ipam::without_pods(&file("ipam.json"))
+        } else {
+            Ipam::open(&file("ipam.json"), &node.pod_cidrs()).context("pod addresses")?
+        };
         Ok(Self {
-            ipam: Ipam::open(&file("ipam.json"), &node.pod_cidrs()).context("pod addresses")?,
+            ipam,
             cookies: CookieTable::open(&file("cookies.jsonl")).context("cookies")?,
             local_identities: LocalIdentities::open(&file("identities.json")).context("local identities")?,
         })
@@ -203,7 +224,15 @@ fn endpoints_dir(config: &AgentConfig) -> PathBuf {
     config.state_dir.join("endpoints")
 }
 
-/// Reads the desired state, and waits until it has this node with its pod CIDRs.
+/// The store that the cluster shares. A machine without pods has none.
+fn open_shared_store(config: &AgentConfig) -> anyhow::Result<Option<Arc<DirectoryStore>>> {
+    if config.is_host_only() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(DirectoryStore::open(&config.store_dir).context("opening the store")?)))
+}
+
+/// Reads the desired state, and waits until it has this node with its pod CIDRs. A machine without pods needs neither.
 async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory, NodeObject)> {
     let language = policy_language(config.enable_k8s_cluster_network_policy);
     let memory = config.state_dir.join("desired.json");
@@ -215,6 +244,9 @@ async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory,
         files.scan();
         let desired = files.merge();
         match desired.nodes.get(&config.node_name) {
+            node if config.is_host_only() => {
+                return Ok((files, node.map(|node| NodeObject::clone(node)).unwrap_or_default()));
+            }
             Some(node) if node.pod_cidrs().is_empty() => {
                 bail!("Node {} has no spec.podCIDRs; set them in the desired state", config.node_name)
             }
@@ -235,7 +267,9 @@ async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory,
 }
 
 fn build_directory(config: &AgentConfig, node: &NodeObject) -> (DirectoryWriter, DirectoryReader) {
-    let labels = node.metadata.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    let mut labels = node.metadata.labels.clone();
+    labels.extend(config.labels());
+    let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
     directory(NodeInfo {
         name: config.node_name.clone(),
         cluster_name: config.cluster_name.clone(),
@@ -331,7 +365,7 @@ fn run_node(node: Node, inputs: NodeInputs, drain: Drain) -> anyhow::Result<()> 
 
 struct Followers {
     files: DesiredDirectory,
-    store: Arc<DirectoryStore>,
+    store: Option<Arc<DirectoryStore>>,
     desired_out: watch::Sender<Arc<Desired>>,
     contents_out: watch::Sender<Arc<Contents>>,
     routes: watch::Receiver<BTreeMap<IpNet, IpAddr>>,
@@ -352,13 +386,11 @@ impl Followers {
             warnings: warnings.clone(),
         };
         life.spawn("desired state", desired.run(life.drain()));
-        let store = StoreFollower {
-            store: self.store,
-            watch: DirWatch::new()?,
-            out: self.contents_out,
-            warnings: warnings.clone(),
-        };
-        life.spawn("store", store.run(life.drain()));
+        if let Some(store) = self.store {
+            let (watch, out) = (DirWatch::new()?, self.contents_out);
+            let store = StoreFollower { store, watch, out, warnings: warnings.clone() };
+            life.spawn("store", store.run(life.drain()));
+        }
         let routes = RouteFollower { net: net.clone(), wanted: self.routes, warnings: warnings.clone() };
         life.spawn("routes", routes.run(life.drain()));
         let addresses = AddressFollower {

@@ -5,12 +5,14 @@
 //! enforced.
 
 mod directory;
+mod none;
 mod objects;
 
 use std::fmt;
 use std::path::PathBuf;
 
 pub(crate) use directory::{DirectoryStore, is_object_name};
+pub(crate) use none::NoStore;
 pub(crate) use objects::{
     Addressing, CiliumEndpoint, CiliumIdentity, CiliumNode, Direction, EndpointIdentity, EndpointStatus,
     ExternalIdentifiers, NamedPort, Networking, NodeAddress, NodeSpec, ObjectMeta,
@@ -106,6 +108,8 @@ pub(crate) enum StoreError {
     Name(String),
     #[error("no identity is free between {first} and {last}; remove unused CiliumIdentity objects")]
     IdentitiesExhausted { first: u32, last: u32 },
+    #[error("this machine has no pods and no store; run the agent without --devices")]
+    None,
     #[error("identity index of {labels} keeps changing; another program writes to the store")]
     Unstable { labels: String },
 }

@@ -66,7 +66,8 @@ impl Sweeper {
     }
 }
 
-fn clock_ns(clock: ClockId) -> Option<u64> {
+/// What a clock shows.
+pub(crate) fn clock_ns(clock: ClockId) -> Option<u64> {
     let time = clock_gettime(clock).ok()?;
     let (seconds, nanos) = (u64::try_from(time.tv_sec()).ok()?, u64::try_from(time.tv_nsec()).ok()?);
     seconds.checked_mul(1_000_000_000)?.checked_add(nanos)

@@ -12,6 +12,7 @@ mod color;
 mod columns;
 mod endpoint;
 mod error;
+mod host_policy;
 mod identity;
 mod metrics;
 mod node;
@@ -59,6 +60,9 @@ enum Command {
     /// Show metrics that are made of flows.
     #[command(subcommand)]
     Metrics(metrics::MetricsCommand),
+    /// Whether policies govern this machine itself, and the switch that stops them.
+    #[command(subcommand)]
+    HostPolicy(host_policy::HostPolicyCommand),
     /// Check whether an agent can run on this machine, with a remedy for what is missing.
     Preflight(preflight::PreflightArgs),
     /// Remove what a stopped agent left on this host: programs, maps, devices, routes, links of pods.
@@ -94,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => policy::run(command),
         Command::Bpf(command) => bpf::run(&command),
         Command::Metrics(command) => metrics::run(command),
+        Command::HostPolicy(command) => host_policy::run(&command),
         Command::Preflight(args) => preflight::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Sandbox(command) => command.run(),

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use specola_proto::flow::FlowFilter;
 
 mod args;
+mod attach;
 mod filter;
 mod flags;
 mod follow;
@@ -39,6 +40,9 @@ pub(crate) fn run(args: &ObserveArgs) -> anyhow::Result<ExitCode> {
     if args.raw_filters.print_raw_filters {
         print_raw_filters(args)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(devices) = &args.attach {
+        return attach::run(args, devices);
     }
     let targets = args.target.resolve()?;
     let plan = Plan::new(args, jiff::Timestamp::now(), targets.len() > 1)?;

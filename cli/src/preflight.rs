@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use specola_agent::{Check, Outcome, PreflightOptions, preflight};
+use specola_agent::{Check, Devices, Outcome, PreflightOptions, preflight};
 
 use crate::color::{Color, Paint};
 use crate::node::{Output, print_json, stdout};
@@ -20,6 +20,9 @@ pub(crate) struct PreflightArgs {
     /// Device that the agent will get; may be given several times [default: those of the default routes].
     #[arg(long = "device", value_name = "NAME")]
     devices: Vec<String>,
+    /// Devices that an agent without pods will get: a list, or auto. What only pods need is not looked at.
+    #[arg(long = "devices", value_name = "LIST", conflicts_with = "devices")]
+    host_devices: Option<Devices>,
     /// Directory for pinned maps that the agent will get.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/specola/default/local")]
     pin_dir: PathBuf,
@@ -33,7 +36,11 @@ pub(crate) struct PreflightArgs {
 /// # Errors
 /// The output cannot be written. Exit code 1 when a check fails.
 pub(crate) fn run(args: &PreflightArgs) -> anyhow::Result<ExitCode> {
-    let options = PreflightOptions { pin_dir: args.pin_dir.clone(), devices: args.devices.clone() };
+    let options = PreflightOptions {
+        pin_dir: args.pin_dir.clone(),
+        devices: args.devices.clone(),
+        host_devices: args.host_devices.clone(),
+    };
     let checks = preflight(&options);
     let worst = checks.iter().map(|check| check.outcome).max().unwrap_or(Outcome::Ok);
     let mut out = stdout();
@@ -67,6 +74,7 @@ const EXAMPLES: &str = "\
 Examples:
   specola preflight                      the devices of the default routes
   specola preflight --device eth1 -o json
+  specola preflight --devices auto       for an agent without pods
 
 Exit code 1 when a check fails; warnings do not count. Nothing is changed.";
 

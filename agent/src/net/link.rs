@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkLayerType, LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -38,6 +40,51 @@ pub(super) async fn names(handle: &Handle) -> Result<Vec<(u32, String)>, NetErro
     let links: Vec<LinkMessage> =
         handle.link().get().execute().try_collect().await.map_err(NetError::netlink("list devices"))?;
     Ok(links.iter().filter_map(|link| Some((link.header.index, name_of(link)?))).collect())
+}
+
+/// A device of the machine.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Device {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// What its frames begin with.
+    pub(crate) layer: LinkLayerType,
+    pub(crate) is_up: bool,
+    pub(crate) is_loopback: bool,
+    /// It is a part of another device: a bridge's port, a bond's slave.
+    pub(crate) has_master: bool,
+    /// It has an address that others can use: no link-local one.
+    pub(crate) has_address: bool,
+}
+
+/// All links.
+pub(super) async fn devices(handle: &Handle) -> Result<Vec<Device>, NetError> {
+    let links: Vec<LinkMessage> =
+        handle.link().get().execute().try_collect().await.map_err(NetError::netlink("list devices"))?;
+    let addresses: Vec<AddressMessage> =
+        handle.address().get().execute().try_collect().await.map_err(NetError::netlink("list addresses"))?;
+    let has_address = |index: u32| {
+        let of_link = addresses.iter().filter(|address| address.header.index == index);
+        of_link.filter(|address| address.header.scope == AddressScope::Universe).count() > 0
+    };
+    let device = |link: &LinkMessage| {
+        let flags = link.header.flags;
+        Some(Device {
+            index: link.header.index,
+            name: name_of(link)?,
+            layer: link.header.link_layer_type,
+            is_up: flags.contains(LinkFlags::Up),
+            is_loopback: flags.contains(LinkFlags::Loopback),
+            has_master: link
+                .attributes
+                .iter()
+                .any(|attribute| matches!(attribute, LinkAttribute::Controller(_))),
+            has_address: has_address(link.header.index),
+        })
+    };
+    let mut devices: Vec<Device> = links.iter().filter_map(device).collect();
+    devices.sort_by_key(|device| device.index);
+    Ok(devices)
 }
 
 /// One side of a new veth pair.

@@ -22,16 +22,28 @@ pub(crate) struct AddressWatch {
 }
 
 impl AddressWatch {
-    /// Subscribes. Must be called in a tokio runtime.
+    /// Subscribes to changes of addresses. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// The socket cannot be made.
-    #[expect(deprecated, reason = "the replacement is unsafe; OwnedFd is one descriptor for its whole life")]
     pub(crate) fn open() -> Result<Self, NetError> {
+        Self::subscribe(ADDRESS_GROUPS)
+    }
+
+    /// Subscribes to changes of devices and of addresses.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn of_devices() -> Result<Self, NetError> {
+        Self::subscribe(ADDRESS_GROUPS | LINK_GROUP)
+    }
+
+    #[expect(deprecated, reason = "the replacement is unsafe; OwnedFd is one descriptor for its whole life")]
+    fn subscribe(groups: u32) -> Result<Self, NetError> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let open = || -> io::Result<Self> {
             let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-            bind(socket.as_raw_fd(), &NetlinkAddr::new(0, ADDRESS_GROUPS))?;
+            bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
             Ok(Self { socket: AsyncFd::new(socket)? })
         };
         open().map_err(NetError::Socket)
@@ -67,6 +79,8 @@ impl AddressWatch {
     }
 }
 
+/// `RTMGRP_LINK`.
+const LINK_GROUP: u32 = 0x1;
 /// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
 const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
 /// Longest time without a look.

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use specola_datapath::abi::endpoint::{EndpointRecord, MAX_SLOTS};
+use specola_datapath::abi::endpoint::{EndpointRecord, LAST_POD_SLOT};
 use specola_labels::NumericIdentity;
 
 use super::Node;
@@ -189,7 +189,8 @@ impl Node {
 
     /// Empties slots without an endpoint, and unhooks interfaces that do not exist.
     fn clean_kernel(&mut self, devices: &[(u32, String)]) -> anyhow::Result<()> {
-        let slots: Vec<u16> = self.endpoints.values().map(|endpoint| endpoint.file.slot).collect();
+        let mut slots: Vec<u16> = self.endpoints.values().map(|endpoint| endpoint.file.slot).collect();
+        slots.extend(self.host_slot());
         for (slot, _) in self.kernel.endpoints().into_iter().filter(|(slot, _)| !slots.contains(slot)) {
             self.kernel.remove_endpoint(slot)?;
         }
@@ -211,6 +212,13 @@ impl Node {
         }
         let slot = endpoint.file.slot;
         self.endpoints.insert(id, endpoint);
+        if slot > LAST_SLOT {
+            if let Some(endpoint) = self.endpoints.get_mut(&id) {
+                endpoint.condition(format!("slot {slot} is the node's own now; delete and add the endpoint"));
+                endpoint.become_state(State::Invalid);
+            }
+            return;
+        }
         let restored = self.free_slot(slot, id, ifindex).and_then(|()| self.enter_kernel(id, ifindex));
         if let Err(error) = restored
             && let Some(endpoint) = self.endpoints.get_mut(&id)
@@ -259,7 +267,7 @@ impl Node {
 
     fn reserve(&mut self, request: EndpointRequest) -> Result<EndpointFile, NodeError> {
         let used_slots: Vec<u16> = self.endpoints.values().map(|endpoint| endpoint.file.slot).collect();
-        let full = || NodeError::Full(MAX_SLOTS - 1);
+        let full = || NodeError::Full(LAST_SLOT.into());
         let slot = self.slots.take(|slot| used_slots.contains(&slot)).ok_or_else(full)?;
         let id = self.ids.take(|id| self.endpoints.contains_key(&id)).ok_or_else(full)?;
         let addresses = self.ipam.allocate(&request.key.to_string())?;
@@ -318,5 +326,5 @@ pub(super) fn record(file: &EndpointFile, ifindex: u32) -> EndpointRecord {
     }
 }
 
-/// The last slot that the kernel's table has; slot 0 is none.
-pub(super) const LAST_SLOT: u16 = (MAX_SLOTS - 1) as u16;
+/// The last slot that pods can have; slot 0 is none.
+pub(super) const LAST_SLOT: u16 = LAST_POD_SLOT;

@@ -15,7 +15,7 @@ use specola_datapath::{
 /// Interfaces of the node itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NodeDevices {
-    /// The device between pods and the host's stack.
+    /// The device between pods and the host's stack; 0 = there is none.
     pub(crate) host: u32,
     /// Devices to the network.
     pub(crate) network: Vec<u32>,
@@ -151,7 +151,9 @@ impl Kernel for Datapath {
     }
 
     fn attach_node(&mut self, devices: &NodeDevices) -> anyhow::Result<()> {
-        self.attach_host(devices.host).context("attaching to the host device")?;
+        if devices.host != 0 {
+            self.attach_host(devices.host).context("attaching to the host device")?;
+        }
         for ifindex in &devices.network {
             self.attach_netdev(*ifindex).context("attaching to a node device")?;
         }

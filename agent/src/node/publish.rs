@@ -93,7 +93,7 @@ impl Node {
             }
             (file.id, (meta, file.addresses.iter().collect()))
         };
-        attached.map(entry).collect()
+        attached.map(entry).chain(self.host_meta()).collect()
     }
 
     fn meta(&self, id: u16, identity: NumericIdentity, namespace: &str, name: &str) -> EndpointMeta {

@@ -21,6 +21,7 @@ impl Node {
     /// enforces all of it.
     pub(super) fn realize(&mut self) -> bool {
         let mut complete = self.follow_subjects();
+        self.follow_host();
         self.engine.update();
         let mut steps: Vec<(u16, Step)> = Vec::new();
         let ids: Vec<u16> = self.endpoints.keys().copied().collect();
@@ -34,7 +35,7 @@ impl Node {
                 }
             }
         }
-        let complete = complete & self.apply(steps);
+        let complete = complete & self.apply(steps) & self.realize_host();
         complete && self.endpoints.values().all(|endpoint| endpoint.overflowed.is_none())
     }
 
@@ -193,7 +194,7 @@ impl Node {
         Ok(())
     }
 
-    fn publish_cookies(&mut self) -> anyhow::Result<()> {
+    pub(super) fn publish_cookies(&mut self) -> anyhow::Result<()> {
         let new = self.cookies.commit()?;
         Ok(self.feed.cookies(new.iter().map(|(cookie, origins)| (*cookie, origins)))?)
     }

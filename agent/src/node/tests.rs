@@ -203,6 +203,7 @@ impl Fixture {
             mtu: 1500,
             devices: NodeDevices { host: 3, network: vec![4] },
             endpoints_dir: path("endpoints"),
+            host: None,
         };
         std::fs::create_dir_all(path("endpoints")).expect("makes the directory");
         let log = AgentLog::new(specola_flow_server::Clock::system());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use specola_datapath::abi::endpoint::HOST_SLOT;
 use specola_datapath::abi::event::lane;
 use specola_datapath::abi::policy::PolicyValue;
 use specola_datapath::{ConnectionCounts, FoldBook, LaneBook, PacketCounts};
@@ -35,7 +36,8 @@ pub(crate) struct KernelCounts {
 impl Node {
     /// Every endpoint.
     pub(crate) fn show_endpoints(&self) -> Vec<pb::Endpoint> {
-        self.endpoints.values().map(|endpoint| self.show(endpoint)).collect()
+        let pods = self.endpoints.values().map(|endpoint| self.show(endpoint));
+        pods.chain(self.show_host().map(|(shown, _)| shown)).collect()
     }
 
     /// An endpoint by id.
@@ -45,6 +47,11 @@ impl Node {
 
     /// An endpoint with its realized policy.
     pub(crate) fn show_endpoint(&self, wanted: &Wanted) -> Option<pb::GetEndpointResponse> {
+        if let Some((shown, policy)) = self.show_host()
+            && matches!(wanted, Wanted::Id(id) if *id == shown.id)
+        {
+            return Some(self.with_policy(shown, HOST_SLOT, policy));
+        }
         let endpoint = self.endpoints.values().find(|endpoint| match wanted {
             Wanted::Id(id) => u32::from(endpoint.file.id) == *id,
             Wanted::Pod { namespace, name } => {
@@ -52,15 +59,24 @@ impl Node {
             }
             Wanted::Ip(ip) => endpoint.file.addresses.iter().any(|address| address == *ip),
         })?;
-        let mut response =
-            pb::GetEndpointResponse { endpoint: Some(self.show(endpoint)), ..Default::default() };
-        if let Some(policy) = &endpoint.realized {
-            response.policy = self.show_entries(endpoint.file.slot);
+        let shown = self.show(endpoint);
+        Some(self.with_policy(shown, endpoint.file.slot, endpoint.realized.as_ref()))
+    }
+
+    fn with_policy(
+        &self,
+        shown: pb::Endpoint,
+        slot: u16,
+        policy: Option<&Realized>,
+    ) -> pb::GetEndpointResponse {
+        let mut response = pb::GetEndpointResponse { endpoint: Some(shown), ..Default::default() };
+        if let Some(policy) = policy {
+            response.policy = self.show_entries(slot);
             let show = |names: &Option<OriginSet>| names.as_ref().map(show_origins).unwrap_or_default();
             let [ingress, egress] = &policy.closed_by;
             (response.ingress_selected_by, response.egress_selected_by) = (show(ingress), show(egress));
         }
-        Some(response)
+        response
     }
 
     /// Every identity that this node knows.

@@ -5,11 +5,17 @@ use std::path::{Path, PathBuf};
 use specola_datapath::probe;
 
 use super::{Check, PreflightOptions};
-use crate::net::{Hooks, hooks_in};
+use crate::host::{Devices, open_connections};
+use crate::net::{Hooks, hooks_in, in_netns_blocking};
 
 pub(super) fn checks(options: &PreflightOptions) -> Vec<Check> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mut checks = vec![bpffs(&mounts, &options.pin_dir), cgroup2(&mounts)];
+    let mut checks = vec![bpffs(&mounts, &options.pin_dir)];
+    if let Some(devices) = &options.host_devices {
+        checks.extend(host_mode(devices));
+        return checks;
+    }
+    checks.push(cgroup2(&mounts));
     checks.push(forwarding("ipv4/ip_forward", "IPv4 forwarding"));
     if Path::new(SYSCTL).join("ipv6").exists() {
         checks.push(forwarding("ipv6/conf/all/forwarding", "IPv6 forwarding"));
@@ -27,6 +33,36 @@ pub(super) fn checks(options: &PreflightOptions) -> Vec<Check> {
         Ok(hooks) => checks.extend(devices.iter().flat_map(|device| device_checks(device, &hooks))),
         Err(error) => checks.push(Check::fail("devices", error.to_string(), "run as root")),
     }
+    checks
+}
+
+/// What an agent without pods needs.
+fn host_mode(devices: &Devices) -> Vec<Check> {
+    let found = in_netns_blocking(None, |net| async move { net.devices().await });
+    let (all, hooks) = match (found, hooks_in(None)) {
+        (Ok(all), Ok(hooks)) => (all, hooks),
+        (Err(error), _) | (_, Err(error)) => {
+            return vec![Check::fail("devices", error.to_string(), "run as root")];
+        }
+    };
+    let (found, problem) = devices.choose_present(&all);
+    let mut checks: Vec<Check> =
+        found.iter().map(|device| foreign(&device.name, device.index, &hooks)).collect();
+    let names: Vec<_> = found.iter().map(|device| device.name.as_str()).collect();
+    checks.push(match problem {
+        None => Check::ok("devices", names.join(", ")),
+        Some(error) => {
+            Check::fail("devices", error.to_string(), "name Ethernet devices with --devices NAME,NAME")
+        }
+    });
+    checks.push(match open_connections() {
+        Ok(count) => Check::ok("sock_diag", format!("{count} open TCP connections")),
+        Err(error) => Check::warn(
+            "sock_diag",
+            format!("the kernel does not list sockets: {error}"),
+            "load the kernel module tcp_diag: without it --host-firewall would end open connections, and is refused",
+        ),
+    });
     checks
 }
 
@@ -64,6 +100,17 @@ fn bpffs(table: &str, pin_dir: &Path) -> Check {
             format!("{} is mounted read-only", mount.point.display()),
             format!("mount -o remount,rw {}", mount.point.display()),
         ),
+        Some(mount)
+            if pin_dir.starts_with(USUAL_BPFFS)
+                && !mount.point.starts_with(USUAL_BPFFS)
+                && Path::new(USUAL_BPFFS).is_dir() =>
+        {
+            Check::warn(
+                NAME,
+                format!("none is mounted at {USUAL_BPFFS}; the agent mounts one when it starts"),
+                format!("mount -t bpf bpf {USUAL_BPFFS}, and see that it is mounted at boot"),
+            )
+        }
         _ => Check::fail(
             NAME,
             format!("{} is on no BPF file system", pin_dir.display()),
@@ -194,6 +241,8 @@ fn read_setting(name: &str) -> Option<String> {
 }
 
 const SYSCTL: &str = "/proc/sys/net";
+/// Where the agent mounts a BPF file system itself.
+const USUAL_BPFFS: &str = "/sys/fs/bpf";
 
 #[cfg(test)]
 mod tests {

@@ -39,7 +39,7 @@ impl PeerFollower {
     ) -> Self {
         Self {
             cluster_name: config.cluster_name.clone(),
-            port: config.observer_listen.port(),
+            port: config.observer_address().map_or(DEFAULT_PORT, |address| address.port()),
             has_tls: config.tls.files().is_some(),
             server,
             contents,
@@ -83,6 +83,9 @@ fn server_name(node: &str, cluster: &str) -> String {
     let cluster = if cluster.is_empty() { "default" } else { cluster };
     format!("{}.{}.hubble-grpc.cilium.io", node.replace('.', "-"), cluster.replace('.', "-"))
 }
+
+/// Port of the flow API where this node serves none on TCP.
+const DEFAULT_PORT: u16 = 4244;
 
 #[cfg(test)]
 mod tests {

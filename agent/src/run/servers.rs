@@ -45,14 +45,11 @@ pub(crate) async fn spawn_observer(
     flows: &FlowServer,
 ) -> anyhow::Result<()> {
     make_parent(&config.observer_socket)?;
-    let listen = ListenConfig {
-        unix: Some(config.observer_socket.clone()),
-        tcp: Some(config.observer_listen),
-        tls: config.tls.files(),
-    };
-    if listen.tls.is_none() && !config.observer_listen.ip().is_loopback() {
-        tracing::warn!(address = %config.observer_listen, "the flow API is served without TLS");
+    let (tcp, tls) = (config.observer_address(), config.tls.files());
+    if let Some(address) = tcp.filter(|address| tls.is_none() && !address.ip().is_loopback()) {
+        tracing::warn!(%address, "the flow API is served without TLS");
     }
+    let listen = ListenConfig { unix: Some(config.observer_socket.clone()), tcp, tls };
     let observer = Listeners::bind(&listen).await?;
     let (server, drain) = (flows.clone(), life.drain());
     life.spawn("observer", async move { server.serve(observer, drain).await });
@@ -66,9 +63,9 @@ pub(crate) async fn spawn_metrics(
     metrics: Arc<Metrics>,
     refresh: Refresh,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(config.metrics_listen)
-        .await
-        .with_context(|| format!("listening on {} for metrics", config.metrics_listen))?;
+    let Some(address) = config.metrics_address() else { return Ok(()) };
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("listening on {address} for metrics"))?;
     let http = HttpServer { metrics, readiness: life.readiness(), refresh };
     life.spawn("metrics", http.run(listener, life.drain()));
     Ok(())

@@ -1,5 +1,6 @@
 //! What the agent makes of the network: pod links, host device, routes.
 
+use specola_agent::Listen;
 use specola_testkit::eventually;
 use specola_testkit::netns::NetNs;
 
@@ -98,6 +99,7 @@ fn settings_that_cannot_work_are_named() {
     assert!(error.contains("eth7 does not exist") && error.contains("--device"), "{error}");
     let error = world.start_error(|config| config.pin_dir = "/tmp".into());
     assert!(error.contains("mount -t bpf"), "{error}");
-    let error = world.start_error(|config| config.metrics_listen = ([192, 0, 2, 1], 9).into());
+    let error =
+        world.start_error(|config| config.metrics_listen = Some(Listen::At(([192, 0, 2, 1], 9).into())));
     assert!(error.contains("192.0.2.1:9"), "{error}");
 }

@@ -102,6 +102,7 @@ fn check_preflight(world: &World, attach: &str) {
     let options = PreflightOptions {
         pin_dir: world.place().pin_dir,
         devices: vec!["specola_host".to_owned(), "absent0".to_owned()],
+        host_devices: None,
     };
     let checks = world.node.enter(|| preflight(&options));
     let outcome = |name: &str| {

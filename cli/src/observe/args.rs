@@ -15,6 +15,14 @@ pub(crate) struct ObserveArgs {
     /// What to show.
     #[arg(value_enum, default_value_t = What::Flows)]
     pub(crate) what: What,
+    /// Ask nobody: attach programs to these devices of this machine (eth0,eth1 or auto), show what passes until Ctrl-C,
+    /// and remove them again. Needs root.
+    #[arg(
+        long,
+        value_name = "DEVICES",
+        conflicts_with_all = ["server", "sandbox", "last", "first", "all", "since", "until"]
+    )]
+    pub(crate) attach: Option<specola_agent::Devices>,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
     #[command(flatten)]
@@ -148,6 +156,7 @@ Examples:
   specola observe -f --verdict DROPPED --print-policy-names
   specola observe --sandbox shop --from-pod shop/frontend --last 50
   specola observe -n shop --not --port 53 -o json
+  specola observe --attach eth0 --protocol tcp
 
 Exit codes: 0 done, also when --follow is ended by Ctrl-C or the reader of a pipe goes away; 1 error; 2 wrong usage;
 130 ended by Ctrl-C without --follow.";
