@@ -3,10 +3,12 @@
 
 pub mod books;
 pub mod flows;
+pub mod host;
 pub mod inside;
 pub mod sandbox;
 
 pub use books::Books;
 pub use flows::Flow;
+pub use host::Host;
 pub use inside::Witness;
 pub use sandbox::Sandbox;
