@@ -8,9 +8,11 @@ mod aggregate;
 mod config;
 mod file;
 mod json;
+mod line;
 mod manager;
 mod metrics;
 mod redact;
+mod text;
 
 pub use config::{ExportConfigError, ExporterSpec, Output, parse_filters};
 pub use manager::{ExporterCounts, Exporters};

@@ -73,6 +73,15 @@ impl LineFile {
         Ok(())
     }
 
+    /// Appends a line if `write` makes one.
+    pub(super) fn line_if(&mut self, write: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
+        let is_written = write(&mut self.buffer);
+        if is_written {
+            self.ends.push_back(self.buffer.len());
+        }
+        is_written
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.buffer.len() >= FULL_BYTES
     }

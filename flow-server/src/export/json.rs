@@ -2,7 +2,7 @@
 
 use std::io;
 
-use specola_flow::{FlowMask, flow_message};
+use specola_flow::{FlowMask, FlowView, MessageContext, flow_message};
 use specola_proto::{
     flow::{Flow, LostEvent},
     observer::{ExportEvent, export_event::ResponseTypes},
@@ -13,6 +13,7 @@ use super::{
     aggregate::Aggregation,
     config::{ExportConfigError, ExporterSpec},
     file::LineFile,
+    line::LineWriter,
 };
 
 /// Writes JSON lines.
@@ -20,6 +21,8 @@ use super::{
 pub(super) struct JsonExporter {
     file: LineFile,
     mask: Option<FlowMask>,
+    /// The short way, for most flows and masks.
+    writer: Option<LineWriter>,
     aggregation: Option<Aggregation>,
     /// Flows that were taken into a group, and are accounted for by that.
     grouped: u64,
@@ -33,10 +36,19 @@ impl JsonExporter {
         Ok(Self {
             file: LineFile::new(spec),
             mask: spec.mask(&spec.field_mask)?,
+            writer: LineWriter::new(&spec.field_mask),
             aggregation: fields.map(|fields| Aggregation::new(fields, spec.aggregation_interval_ns)),
             grouped: 0,
             of_groups: 0,
         })
+    }
+
+    /// Writes the line without a message; returns whether that was possible.
+    fn write_directly(&mut self, view: &FlowView<'_>, context: &MessageContext<'_>) -> bool {
+        let Some(writer) = &mut self.writer else {
+            return false;
+        };
+        self.file.line_if(|out| writer.write(view, context, out))
     }
 
     fn write_flow(&mut self, flow: Flow) -> io::Result<()> {
@@ -86,6 +98,9 @@ impl Exporter for JsonExporter {
     fn push(&mut self, item: ExportItem<'_>) -> io::Result<()> {
         match item {
             ExportItem::Flow(view, context) => {
+                if self.aggregation.is_none() && self.write_directly(view, context) {
+                    return Ok(());
+                }
                 let flow = flow_message(view, context);
                 match &mut self.aggregation {
                     Some(aggregation) => {
