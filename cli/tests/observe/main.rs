@@ -241,11 +241,12 @@ fn wrong_usage_has_its_own_exit_code() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty());
     }
-    let tls =
-        Command::new(env!("CARGO_BIN_EXE_specola")).args(["observe", "--server", "tls://a:443"]).output();
-    let tls = tls.expect("specola runs");
+    let tls = Command::new(env!("CARGO_BIN_EXE_specola"))
+        .args(["observe", "--tls", "--server", "unix:///no/such.sock"])
+        .output()
+        .expect("specola runs");
     assert_eq!(tls.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&tls.stderr).contains("TLS is not supported yet"));
+    assert!(String::from_utf8_lossy(&tls.stderr).contains("a unix socket has no TLS"));
 }
 
 #[test]
