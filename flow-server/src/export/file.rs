@@ -229,9 +229,11 @@ impl Rotating {
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| is_aside(path, &stem, &suffix))
             .collect();
-        names.sort();
-        let surplus = names.len().saturating_sub(self.max_backups);
-        for path in &names[..surplus] {
+        // A file that is being compressed has two names, and is one file.
+        names.sort_by_cached_key(|path| unzipped(path));
+        let files: Vec<&[PathBuf]> = names.chunk_by(|a, b| unzipped(a) == unzipped(b)).collect();
+        let surplus = files.len().saturating_sub(self.max_backups);
+        for path in files[..surplus].iter().copied().flatten() {
             if let Err(error) = fs::remove_file(path) {
                 tracing::warn!(file = %path.display(), %error, "an old flow log is not removed");
             }
@@ -251,6 +253,15 @@ fn name_parts(path: &Path) -> (String, String) {
     let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
     let suffix = path.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
     (text(path.file_stem()), suffix.unwrap_or_default())
+}
+
+/// The path without the end that compression adds.
+fn unzipped(path: &Path) -> PathBuf {
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        path.with_extension("")
+    } else {
+        path.to_owned()
+    }
 }
 
 fn is_aside(path: &Path, stem: &str, suffix: &str) -> bool {

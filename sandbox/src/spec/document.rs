@@ -184,7 +184,7 @@ mod tests {
     fn a_list_gives_its_items() {
         let mut problems = Vec::new();
         let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  metadata: {name: n1}\n\
-                    - apiVersion: v1\n  kind: Pod\n  metadata: {name: y}\n";
+                    - apiVersion: v1\n  kind: Pod\n  metadata: {name: 'y'}\n";
         let objects = read("f", text, &mut problems);
         assert_eq!(objects.iter().map(Object::to_string).collect::<Vec<_>>(), ["Node n1", "Pod default/y"]);
         let again = read("f", &objects[1].yaml().expect("yaml"), &mut problems);
