@@ -63,10 +63,11 @@ linker() {
 python_packages() {
     local list venv=${XDG_CACHE_HOME:-$HOME/.cache}/specola/venv
     list=$(cd "$(dirname "$0")/.." && pwd)/tests/python/requirements.txt
-    cmp -s "$list" "$venv/installed.txt" && return
+    cmp -s "$list" "$venv/installed.txt" && "$venv/bin/python3" -c 'import pip' 2>/dev/null && return
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages python3 python3-venv
     say "installing with pip into $venv: $(grep -v '^#' "$list" | tr '\n' ' ')"
-    python3 -m venv "$venv"
+    # An environment that another interpreter made cannot be brought up to date, only made anew.
+    python3 -m venv --clear "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$list"
     cp "$list" "$venv/installed.txt"
 }
