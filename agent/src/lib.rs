@@ -20,7 +20,6 @@ mod endpoint;
 mod follow;
 mod fs_watch;
 mod host;
-mod http;
 mod identity;
 mod ipam;
 mod metrics;

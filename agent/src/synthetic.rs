@@ -10,10 +10,10 @@ use specola_directory::directory;
 use specola_flow::NodeInfo;
 use specola_flow_server::{Clock, Pipeline, Synthetic, flow_server};
 use specola_lifecycle::Lifecycle;
+use specola_serve::Refresh;
 use specola_telemetry::Metrics;
 
 use crate::config::AgentConfig;
-use crate::http::Refresh;
 use crate::run::{flow_config, spawn_metrics, spawn_observer};
 
 /// Serves `rate` made-up events a second until `stop`. Needs no rights beyond those to its sockets.

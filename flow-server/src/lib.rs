@@ -13,7 +13,6 @@
 
 mod agent_log;
 mod clock;
-mod connection;
 mod consumer;
 mod convert;
 mod export;
@@ -30,7 +29,6 @@ mod serve;
 mod shared;
 mod streams;
 mod synthetic;
-mod tls;
 mod wire;
 
 pub use agent_log::AgentLog;
@@ -47,8 +45,8 @@ pub use metrics::{Cardinality, FlowMetrics, MetricName, MetricSpec, MetricsConfi
 pub use observer::ObserverService;
 pub use peers::{Peer, PeerService, Peers};
 pub use pipeline::{AgentEvents, AgentQueueFull, Pipeline};
-pub use serve::{ListenConfig, Listeners, ServeError};
+pub use serve::ServeError;
 pub use shared::{Config, FlowServer, FlowStatus, Wake, flow_server};
+pub use specola_serve::{ListenConfig, ListenError, Listeners, TlsError, TlsFiles};
 pub use streams::StreamCounts;
 pub use synthetic::Synthetic;
-pub use tls::{TlsError, TlsFiles};

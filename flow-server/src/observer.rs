@@ -14,10 +14,10 @@ use specola_proto::{
     observer::{self as pb, observer_server::Observer},
     relay::NodeState,
 };
+use specola_serve::ConnectionInfo;
 use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
 
 use crate::{
-    connection::ConnectionInfo,
     shared::{FlowServer, Shared},
     wire::FlowChunks,
 };

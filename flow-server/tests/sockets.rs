@@ -7,7 +7,7 @@ use std::{
 
 use specola_directory::directory;
 use specola_flow::{InstanceId, NodeInfo};
-use specola_flow_server::{Config, ListenConfig, Listeners, ServeError, flow_server};
+use specola_flow_server::{Config, ListenConfig, ListenError, Listeners, flow_server};
 use specola_lifecycle::drain;
 use specola_proto::observer::{ServerStatusRequest, observer_client::ObserverClient};
 use tonic::transport::Endpoint;
@@ -58,9 +58,9 @@ async fn a_live_socket_and_a_file_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live.sock");
     let _holder = UnixListener::bind(&live).unwrap();
-    assert!(matches!(Listeners::bind(&unix(&live)).await, Err(ServeError::InUse(_))));
+    assert!(matches!(Listeners::bind(&unix(&live)).await, Err(ListenError::InUse(_))));
     let file = dir.path().join("file");
     std::fs::write(&file, "precious").unwrap();
-    assert!(matches!(Listeners::bind(&unix(&file)).await, Err(ServeError::Unix { .. })));
+    assert!(matches!(Listeners::bind(&unix(&file)).await, Err(ListenError::Unix { .. })));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }

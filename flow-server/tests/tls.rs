@@ -18,7 +18,7 @@ use rustls::{
 };
 use specola_directory::directory;
 use specola_flow::{InstanceId, NodeInfo};
-use specola_flow_server::{Config, ListenConfig, Listeners, ServeError, TlsFiles, flow_server};
+use specola_flow_server::{Config, ListenConfig, ListenError, Listeners, TlsFiles, flow_server};
 use specola_lifecycle::{DrainTrigger, drain};
 use specola_proto::observer::{ServerStatusRequest, observer_client::ObserverClient};
 use tokio::{
@@ -215,7 +215,7 @@ async fn unusable_files_are_named() {
             ..ListenConfig::default()
         };
         let error = Listeners::bind(&listen).await.unwrap_err();
-        assert!(matches!(error, ServeError::Tls(_)));
+        assert!(matches!(error, ListenError::Tls(_)));
         assert!(error.to_string().contains(says), "{error}");
     }
 }

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("specola-flow", &["specola-labels", "specola-proto"]),
     ("specola-policy", &["specola-labels"]),
     ("specola-directory", &["specola-labels", "specola-flow"]),
+    ("specola-serve", &["specola-lifecycle", "specola-telemetry"]),
     // L2: engines
     ("specola-datapath", &["specola-datapath-common", "specola-lifecycle", "specola-telemetry"]),
     (
@@ -30,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "specola-lifecycle",
             "specola-proto",
             "specola-ring",
+            "specola-serve",
             "specola-telemetry",
         ],
     ),
@@ -47,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "specola-policy",
             "specola-proto",
             "specola-ring",
+            "specola-serve",
             "specola-telemetry",
         ],
     ),
@@ -77,7 +80,18 @@ const FENCED: &[(&str, &[&str])] = &[
     ("aya", &["specola-datapath"]),
     ("kube", &["specola-agent"]),
     ("datafusion", &["specola-query-engine"]),
-    ("tonic", &["specola-proto", "specola-flow-server", "specola-agent", "specola-sandbox", "specola-cli"]),
+    (
+        "tonic",
+        &[
+            "specola-proto",
+            "specola-serve",
+            "specola-flow-server",
+            "specola-agent",
+            "specola-sandbox",
+            "specola-cli",
+            "specola-relay",
+        ],
+    ),
 ];
 
 /// Compares `cargo metadata` with the tables and lists every edge that is not allowed.

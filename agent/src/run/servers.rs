@@ -6,13 +6,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use specola_flow_server::{FlowServer, ListenConfig, Listeners};
 use specola_lifecycle::Lifecycle;
+use specola_serve::{HttpServer, Refresh};
 use specola_telemetry::Metrics;
 use tokio::net::TcpListener;
 
 use super::AllMetrics;
 use crate::admin::{AdminService, AdminSocket};
 use crate::config::AgentConfig;
-use crate::http::{HttpServer, Refresh};
 use crate::metrics::ScrapedCounts;
 use crate::net::Net;
 use crate::node::NodeHandle;

@@ -17,6 +17,8 @@ use tokio::{
 };
 use tonic::{Status, transport::server::Connected};
 
+use crate::io::Io;
+
 /// Connections of one listener.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 /// Connections of one address, so that nobody takes all of them; those of a unix socket count as one address.
@@ -70,7 +72,7 @@ impl Drop for Place {
 
 /// What requests know of their connection.
 #[derive(Clone, Debug)]
-pub(crate) struct ConnectionInfo(Arc<Mutex<Bucket>>);
+pub struct ConnectionInfo(Arc<Mutex<Bucket>>);
 
 /// Requests that may still be made; refilled as time goes by.
 #[derive(Debug)]
@@ -85,7 +87,7 @@ impl ConnectionInfo {
     ///
     /// # Errors
     /// The connection asks too often.
-    pub(crate) fn admit(&self, now_ns: u64) -> Result<(), Status> {
+    pub fn admit(&self, now_ns: u64) -> Result<(), Status> {
         let mut bucket = self.0.lock();
         if bucket.left < BURST {
             let step_ns = SECOND_NS / PER_SECOND;
@@ -110,23 +112,23 @@ impl ConnectionInfo {
 
 /// A connection with its place, which must begin to speak in time.
 #[derive(Debug)]
-pub(crate) struct Guarded<C> {
-    inner: C,
+pub struct Guarded {
+    inner: Io,
     info: ConnectionInfo,
     _place: Place,
     /// `None` once enough was read.
     greeting: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl<C> Guarded<C> {
-    pub(crate) fn new(inner: C, place: Place) -> Self {
+impl Guarded {
+    pub(crate) fn new(inner: Io, place: Place) -> Self {
         let info = ConnectionInfo(Arc::new(Mutex::new(Bucket { left: BURST, filled_ns: 0 })));
         let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + GREETING_TIME));
         Self { inner, info, _place: place, greeting: Some((deadline, GREETING_BYTES)) }
     }
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Guarded<C> {
+impl AsyncRead for Guarded {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -153,7 +155,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for Guarded<C> {
     }
 }
 
-impl<C: AsyncWrite + Unpin> AsyncWrite for Guarded<C> {
+impl AsyncWrite for Guarded {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -183,7 +185,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Guarded<C> {
     }
 }
 
-impl<C> Connected for Guarded<C> {
+impl Connected for Guarded {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {

@@ -37,7 +37,7 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read, or is not what it should be.
-    #[error("TLS: {what} {}: {cause}; give a PEM file that the agent may read", .path.display())]
+    #[error("TLS: {what} {}: {cause}; give a PEM file that this program may read", .path.display())]
     File {
         /// What the file is for.
         what: &'static str,

@@ -18,19 +18,26 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// Brings scraped numbers up to date before they are encoded.
-pub(crate) type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// Serves HTTP/1.1 on one listener.
 #[derive(Clone)]
-pub(crate) struct HttpServer {
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) readiness: Readiness,
-    pub(crate) refresh: Refresh,
+#[expect(missing_debug_implementations, reason = "a closure has none")]
+pub struct HttpServer {
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// What `/readyz` shows.
+    pub readiness: Readiness,
+    /// Called before metrics are encoded.
+    pub refresh: Refresh,
 }
 
 impl HttpServer {
     /// Accepts until the drain, then lets open requests end.
-    pub(crate) async fn run(self, listener: TcpListener, drain: Drain) -> std::io::Result<()> {
+    ///
+    /// # Errors
+    /// Never: a connection that cannot be accepted is left out.
+    pub async fn run(self, listener: TcpListener, drain: Drain) -> std::io::Result<()> {
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {

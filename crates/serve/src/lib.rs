@@ -1,0 +1,14 @@
+//! Sockets of a daemon: gRPC listeners with limits and TLS, probes and metrics over HTTP.
+#![forbid(unsafe_code)]
+
+mod connection;
+mod http;
+mod io;
+mod listen;
+mod tls;
+
+pub use connection::{ConnectionInfo, Guarded};
+pub use http::{HttpServer, Refresh};
+pub use io::Io;
+pub use listen::{ListenConfig, ListenError, Listeners};
+pub use tls::{TlsError, TlsFiles};
