@@ -19,6 +19,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("specola-policy", &["specola-labels"]),
     ("specola-directory", &["specola-labels", "specola-flow"]),
     ("specola-serve", &["specola-lifecycle", "specola-telemetry"]),
+    ("specola-capture", &[]),
+    ("specola-replay", &["specola-datapath-common"]),
     // L2: engines
     ("specola-datapath", &["specola-datapath-common", "specola-lifecycle", "specola-telemetry"]),
     (
@@ -39,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "specola-agent",
         &[
+            "specola-capture",
             "specola-datapath",
             "specola-datapath-common",
             "specola-directory",
@@ -48,6 +51,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "specola-lifecycle",
             "specola-policy",
             "specola-proto",
+            "specola-replay",
             "specola-ring",
             "specola-serve",
             "specola-telemetry",

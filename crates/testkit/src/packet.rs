@@ -71,6 +71,13 @@ impl Frame {
         }
     }
 
+    /// The same packet the other way.
+    #[must_use]
+    pub fn swapped(mut self) -> Self {
+        (self.src, self.dst) = (self.dst, self.src);
+        self
+    }
+
     /// Sets the link addresses.
     #[must_use]
     pub fn macs(mut self, src: [u8; 6], dst: [u8; 6]) -> Self {

@@ -457,6 +457,26 @@ impl Kernel {
         found
     }
 
+    /// Forgets connections and fragments.
+    pub(crate) fn forget(&mut self) {
+        for name in [names::CT4_TCP, names::CT4_ANY] {
+            self.clear::<CtKey4, CtValue>(name);
+        }
+        for name in [names::CT6_TCP, names::CT6_ANY] {
+            self.clear::<CtKey6, CtValue>(name);
+        }
+        self.clear::<[u8; 40], [u8; 12]>("SP_FRAGMENTS");
+    }
+
+    fn clear<K: Copy + 'static, V: Copy + 'static>(&mut self, name: &str) {
+        let mut table: HashMap<_, Raw<K>, Raw<V>> =
+            HashMap::try_from(self.ebpf.map_mut(name).unwrap()).unwrap();
+        let keys: Vec<_> = table.keys().map(Result::unwrap).collect();
+        for key in keys {
+            table.remove(&key).unwrap();
+        }
+    }
+
     /// Removes every IPv4 TCP entry.
     pub(crate) fn clear_connections(&mut self) {
         let mut table: HashMap<_, Raw<CtKey4>, Raw<CtValue>> =

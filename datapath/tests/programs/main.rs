@@ -13,5 +13,6 @@ mod headers;
 mod host;
 mod oracle;
 mod records;
+mod replay;
 mod rules;
 mod sources;
