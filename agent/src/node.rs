@@ -267,6 +267,7 @@ impl Node {
         let mut collected = tokio::time::Instant::now();
         loop {
             let (retry, has_retired) = (self.retry, self.feed.has_retired());
+            let unfinished = self.kernel.has_unfinished_policies();
             tokio::select! {
                 biased;
                 () = drain.signalled() => return,
@@ -280,6 +281,7 @@ impl Node {
                     self.contents_version += 1;
                     self.reconcile();
                 }
+                () = tokio::time::sleep(FINISH), if unfinished => self.kernel.finish_policies(),
                 () = tokio::time::sleep(RETRY), if retry => self.reconcile(),
                 () = tokio::time::sleep_until(collected + LINGER), if has_retired => {
                     self.feed.collect((self.flows.0)());
@@ -309,6 +311,8 @@ impl Node {
 
 /// Calls that may wait for the node thread.
 const CALLS: usize = 64;
+/// Time between looks at whether the second half of policy updates can be done: about a grace period of the kernel.
+const FINISH: Duration = Duration::from_millis(20);
 /// Time after which something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 

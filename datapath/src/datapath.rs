@@ -282,7 +282,8 @@ impl Datapath {
 
     /// Applies a change of one endpoint's policy, atomically for packets. Gives the endpoint's new policy epoch.
     ///
-    /// Waits for a kernel grace period; to change many endpoints use [`Self::apply_policies`].
+    /// Waits for a kernel grace period; to change many endpoints use [`Self::apply_policies`], to go on while it lasts
+    /// [`Self::start_policies`].
     ///
     /// # Errors
     /// The policy does not fit, an entry is malformed, the slot is empty, or a map fails. The old policy holds then.
@@ -301,7 +302,25 @@ impl Datapath {
     /// Applies changes of several endpoints' policies under one grace period. One result per update, as
     /// [`Self::apply_policy`] gives it; an update that fails does not hold up the others.
     pub fn apply_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<Result<u32, ApplyError>> {
-        self.policy.apply(&self.endpoints, updates)
+        let results = self.start_policies(updates);
+        self.policy.finish(true);
+        results
+    }
+
+    /// The first half of [`Self::apply_policies`]: on return packets follow the new policies. The second half, which
+    /// only the next change of the same endpoint needs, is [`Self::finish_policies`].
+    pub fn start_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<Result<u32, ApplyError>> {
+        self.policy.start(&self.endpoints, updates)
+    }
+
+    /// Does what [`Self::start_policies`] left, as far as the grace periods for it are over. Never waits.
+    pub fn finish_policies(&mut self) {
+        self.policy.finish(false);
+    }
+
+    /// Whether there is anything left to finish.
+    pub fn has_unfinished_policies(&self) -> bool {
+        self.policy.is_unfinished()
     }
 
     /// Writes the inactive trie and makes it the active one, as a process does that dies before the grace period ends.
@@ -326,11 +345,17 @@ impl Datapath {
         self.policy.kernel_content(slot, side)
     }
 
-    /// Sets what is known of an address or prefix, and lets cached verdicts be decided anew.
+    /// Sets what is known of an address or prefix, and lets cached verdicts be decided anew. A packet that finds the new
+    /// identity is judged by policies that were applied before the call, never by older ones.
     ///
     /// # Errors
     /// The map is full or fails.
     pub fn upsert_ip(&mut self, net: IpNet, info: IpInfo) -> Result<(), MapsError> {
+        // The programs look for identities first and for the active trie afterwards. Where the processor may load the
+        // second before the first, only a grace period tells them apart.
+        if !LOADS_ARE_ORDERED {
+            self.policy.wait_for_readers();
+        }
         self.ipcache.upsert(net, info)?;
         self.node.bump();
         Ok(())
@@ -463,6 +488,9 @@ impl Datapath {
         self.node.0.word(0).load(Ordering::Relaxed)
     }
 }
+
+/// Whether this kind of processor makes loads in the order of the program.
+const LOADS_ARE_ORDERED: bool = cfg!(any(target_arch = "x86", target_arch = "x86_64"));
 
 /// The epoch of everything that is known of addresses.
 #[derive(Debug)]

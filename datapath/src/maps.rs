@@ -22,6 +22,12 @@ pub enum MapsError {
         /// Name in the object.
         name: &'static str,
     },
+    /// No thread could be started.
+    #[error("cannot start the thread that waits for grace periods: {source}; raise the limit of threads")]
+    Thread {
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The kernel refused an operation.
     #[error("map {name}: {what}: {}", chain(source))]
     Kernel {

@@ -101,6 +101,29 @@ pub(crate) fn take<K: Abi, V: Abi + Default>(map: BorrowedFd<'_>, key: &K) -> io
     }
 }
 
+/// Puts maps into an array of maps, all by one call.
+///
+/// # Errors
+/// The kernel is older than 5.19, or refuses an entry; those before it are there then.
+pub(crate) fn set_inner_maps(outer: BorrowedFd<'_>, entries: &[(u32, BorrowedFd<'_>)]) -> io::Result<()> {
+    let keys: Vec<u32> = entries.iter().map(|(index, _)| *index).collect();
+    let values: Vec<u32> = entries.iter().map(|(_, map)| map.as_raw_fd().cast_unsigned()).collect();
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(entries.len()).map_err(io::Error::other)?,
+        map_fd: outer.as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` is laid out as the kernel's `union bpf_attr.batch`; an array of maps has keys of 4 bytes and takes
+    // descriptors of 4 bytes as values, of which there are `count` each; all outlive the call, which only reads them.
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &raw mut attr) }?;
+    Ok(())
+}
+
 /// Opens a pinned map so that it can only be read.
 pub(crate) fn open_map_read_only(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
@@ -164,5 +187,6 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_F_RDONLY: u32 = 1 << 3;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const CHUNK: usize = 512;
 const MAX_CHUNK: usize = 1 << 20;

@@ -37,8 +37,12 @@ pub(crate) trait Kernel: fmt::Debug + Send {
     fn endpoints(&self) -> Vec<(u16, EndpointRecord)>;
     /// Policy entries in force.
     fn policy(&self, slot: u16) -> HashMap<PolicyKey, PolicyValue>;
-    /// Applies changes, one result for each; what fails leaves the old policy in force.
+    /// Applies changes, one result for each; what fails leaves the old policy in force. On return packets follow them.
     fn apply_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<anyhow::Result<()>>;
+    /// Does what of that can wait, as far as its time has come. Never waits.
+    fn finish_policies(&mut self);
+    /// Whether there is something left to finish.
+    fn has_unfinished_policies(&self) -> bool;
     /// What is known of addresses.
     fn ips(&self) -> anyhow::Result<HashMap<IpNet, IpInfo>>;
     /// Sets what is known of an address.
@@ -98,8 +102,16 @@ impl Kernel for Datapath {
     }
 
     fn apply_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<anyhow::Result<()>> {
-        let results = Self::apply_policies(self, updates);
+        let results = self.start_policies(updates);
         results.into_iter().map(|result| Ok(result.map(|_epoch| ())?)).collect()
+    }
+
+    fn finish_policies(&mut self) {
+        Self::finish_policies(self);
+    }
+
+    fn has_unfinished_policies(&self) -> bool {
+        Self::has_unfinished_policies(self)
     }
 
     fn ips(&self) -> anyhow::Result<HashMap<IpNet, IpInfo>> {

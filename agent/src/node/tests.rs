@@ -100,6 +100,12 @@ impl Kernel for FakeKernel {
         updates.iter().map(|_| Ok(())).collect()
     }
 
+    fn finish_policies(&mut self) {}
+
+    fn has_unfinished_policies(&self) -> bool {
+        false
+    }
+
     fn ips(&self) -> anyhow::Result<HashMap<IpNet, IpInfo>> {
         Ok(self.state().ips.clone())
     }

@@ -3,20 +3,25 @@
 //! An update goes to the inactive trie, then one store makes that trie active together with its revision, default
 //! cookies and a new epoch; after a kernel grace period, when no program can still be reading the trie that was
 //! active, the same change goes to that one. So every packet sees either the whole old or the whole new policy.
+//!
+//! Packets follow a policy from the store on; nobody waits for the grace period but the next change of the same
+//! endpoint, and who adds what only the new policy knows where processors may reorder loads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::maps::{ArrayOfMaps, MapData, MapError};
-use specola_datapath_common::endpoint::{EndpointRecord, PolicyState};
+use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
+use specola_datapath_common::endpoint::{EndpointRecord, HOST_SLOT, PolicyState};
 use specola_datapath_common::names;
 use specola_datapath_common::policy::{MAX_ENTRIES, PolicyKey, PolicyValue};
 
-use self::grace::wait_for_readers;
+use self::grace::{Grace, Ticket};
 use self::trie::Trie;
 use super::endpoints::{EndpointError, EndpointTable, check_slot, is_not_found};
-use super::{MapsError, take_as};
+use super::{MapsError, take};
+use crate::sys;
 
 mod check;
 mod grace;
@@ -75,18 +80,32 @@ pub enum ApplyError {
 #[derive(Debug)]
 pub(crate) struct PolicyMaps {
     outer: ArrayOfMaps<MapData>,
+    /// The same map, for what aya does not offer.
+    outer_fd: OwnedFd,
     /// Definition of the outer map: it knows what its inner maps must be.
     definition: aya_obj::Map,
     /// Where tries are pinned.
     dir: PathBuf,
     slots: HashMap<u16, Slot>,
+    /// Slots whose inactive trie has to follow.
+    unfinished: BTreeSet<u16>,
+    grace: Grace,
     max: usize,
 }
 
 impl PolicyMaps {
     pub(crate) fn open(ebpf: &mut Ebpf, definition: aya_obj::Map, dir: PathBuf) -> Result<Self, MapsError> {
-        let outer = take_as(ebpf, names::POLICY)?;
-        Ok(Self { outer, definition, dir, slots: HashMap::new(), max: MAX_ENTRIES as usize })
+        let outer = take(ebpf, names::POLICY)?;
+        let Map::ArrayOfMaps(data) = &outer else {
+            return Err(MapsError::Missing { name: names::POLICY });
+        };
+        let outer_fd = data.fd().as_fd().try_clone_to_owned();
+        let outer_fd = outer_fd.map_err(|error| opening(MapError::IoError(error)))?;
+        let outer = ArrayOfMaps::try_from(outer).map_err(opening)?;
+        let grace = Grace::start().map_err(|source| MapsError::Thread { source })?;
+        let max = MAX_ENTRIES as usize;
+        let (slots, unfinished) = (HashMap::new(), BTreeSet::new());
+        Ok(Self { outer, outer_fd, definition, dir, slots, unfinished, grace, max })
     }
 
     /// Makes or finds the tries of a slot; what the active one holds is the policy in force.
@@ -97,7 +116,9 @@ impl PolicyMaps {
         let tries = [self.open_trie(slot, 0)?, self.open_trie(slot, 1)?];
         let content = tries[active as usize & 1].entries()?;
         let twin_is_stale = tries[inactive(active)].entries()? != content;
-        self.slots.insert(slot, Slot { tries, content, twin_is_stale });
+        let (behind, flipped) = (HashSet::new(), Ticket::default());
+        let active = active as usize & 1;
+        self.slots.insert(slot, Slot { tries, active, content, behind, twin_is_stale, flipped });
         Ok(())
     }
 
@@ -105,6 +126,7 @@ impl PolicyMaps {
     pub(crate) fn clear_slot(&mut self, slot: u16) -> Result<(), MapsError> {
         let Some(tries) = self.slots.get_mut(&slot) else { return Ok(()) };
         tries.content.clear();
+        tries.behind.clear();
         tries.twin_is_stale = true;
         let empty = HashMap::new();
         tries.tries[0].become_equal_to(&empty)?;
@@ -140,58 +162,53 @@ impl PolicyMaps {
             .map_or_else(|| Ok(HashMap::new()), |found| found.tries[side as usize & 1].entries())
     }
 
-    /// Applies updates under as few grace periods as possible. One result per update: the endpoint's new epoch.
-    pub(crate) fn apply(
+    /// Writes each update to the inactive trie and makes it the active one. One result per update: the endpoint's new
+    /// epoch. Packets follow the new policies on return; [`Self::finish`] brings the other tries in step.
+    ///
+    /// Waits for a grace period only where an endpoint's latest update is younger than that.
+    pub(crate) fn start(
         &mut self,
         endpoints: &EndpointTable,
         updates: &[PolicyUpdate],
     ) -> Vec<Result<u32, ApplyError>> {
-        let mut results = Vec::with_capacity(updates.len());
-        let mut rest = updates;
-        while !rest.is_empty() {
-            // A slot takes one update per grace period.
-            let mut seen = HashSet::new();
-            let length = rest.iter().take_while(|update| seen.insert(update.slot)).count();
-            let (round, later) = rest.split_at(length);
-            self.apply_round(endpoints, round, &mut results);
-            rest = later;
-        }
-        results
+        updates.iter().map(|update| self.realize(endpoints, update)).collect()
     }
 
-    fn apply_round(
-        &mut self,
-        endpoints: &EndpointTable,
-        round: &[PolicyUpdate],
-        results: &mut Vec<Result<u32, ApplyError>>,
-    ) {
-        let mut flipped = Vec::new();
-        for update in round {
-            results.push(self.realize(endpoints, update).map(|realized| {
-                if realized.entries_changed {
-                    flipped.push((update, realized.old_side));
-                }
-                realized.epoch
-            }));
-        }
-        if flipped.is_empty() {
-            return;
-        }
-        wait_for_readers();
-        for (update, old_side) in flipped {
-            let slot = self.slots.get_mut(&update.slot).expect("`realize` found it");
-            let repeated = slot.tries[old_side].apply(update, None);
-            if let Err(error) = repeated {
-                // The new policy is in force; the next update repairs this trie before it uses it.
-                tracing::warn!(slot = update.slot, %error, "policy trie out of step");
-            } else {
-                slot.twin_is_stale = false;
+    /// Whether tries have to follow.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
+    /// Brings those tries in step that no program reads any more, or all of them after waiting for that. What fails is
+    /// said, and repaired before the trie is used.
+    pub(crate) fn finish(&mut self, waits: bool) {
+        for index in std::mem::take(&mut self.unfinished) {
+            let Some(slot) = self.slots.get_mut(&index) else { continue };
+            if waits {
+                self.grace.wait(slot.flipped);
+            } else if !self.grace.is_over(slot.flipped) {
+                self.unfinished.insert(index);
+                continue;
+            }
+            let twin = 1 - slot.active;
+            if let Err(error) = slot.repair(twin) {
+                tracing::warn!(slot = index, %error, "policy trie out of step");
+                slot.twin_is_stale = true;
             }
         }
     }
 
+    /// Waits until no program looks at a policy that was replaced.
+    pub(crate) fn wait_for_readers(&self) {
+        let latest =
+            self.unfinished.iter().filter_map(|index| self.slots.get(index)).map(|slot| slot.flipped);
+        if let Some(latest) = latest.max() {
+            self.grace.wait(latest);
+        }
+    }
+
     /// Writes an update to the inactive trie and makes it the active one.
-    fn realize(&mut self, endpoints: &EndpointTable, update: &PolicyUpdate) -> Result<Realized, ApplyError> {
+    fn realize(&mut self, endpoints: &EndpointTable, update: &PolicyUpdate) -> Result<u32, ApplyError> {
         let slot_index = update.slot;
         check_slot(slot_index)?;
         let record = endpoints.live(slot_index).ok_or(EndpointError::Empty { slot: slot_index })?;
@@ -202,18 +219,22 @@ impl PolicyMaps {
             let have = slot.content.len();
             return Err(ApplyError::Full { slot: slot_index, have, need, max: self.max });
         }
-        let active = EndpointRecord::active(record.word);
-        let (old_side, new_side) = (active as usize, inactive(active));
+        let new_side = inactive(EndpointRecord::active(record.word));
+        self.grace.wait(slot.flipped);
         slot.repair(new_side)?;
-        let entries_changed = slot.changes(update);
-        if entries_changed {
+        if slot.changes(update) {
             slot.twin_is_stale = true;
             slot.tries[new_side].apply(update, Some(&slot.content))?;
+            slot.twin_is_stale = false;
             slot.remember(update);
         }
-        let side = 1 - active;
+        let side = u32::from(new_side == 1);
         endpoints.set_state(slot_index, side, update.state);
-        Ok(Realized { epoch: endpoints.flip(slot_index, side), old_side, entries_changed })
+        let epoch = endpoints.flip(slot_index, side);
+        slot.active = new_side;
+        slot.flipped = self.grace.ticket();
+        self.unfinished.insert(slot_index);
+        Ok(epoch)
     }
 
     /// The first half of an update, as if the process died before the second.
@@ -223,25 +244,70 @@ impl PolicyMaps {
         endpoints: &EndpointTable,
         update: &PolicyUpdate,
     ) -> Result<u32, ApplyError> {
-        self.realize(endpoints, update).map(|realized| realized.epoch)
+        self.realize(endpoints, update)
     }
 
     fn open_trie(&mut self, slot: u16, side: u32) -> Result<Trie, MapsError> {
-        let index = 2 * u32::from(slot) + side;
-        match self.outer.get(&index, 0) {
-            Ok(data) => {
-                let path = self.pin_path(slot, side);
-                if !path.exists() {
-                    data.pin(&path).map_err(pin_failed)?;
-                }
-                Trie::new(data)
+        let index = index_of(slot, side);
+        let data = match self.trie_at(index)? {
+            Some(data) => data,
+            None => {
+                // A pin of this name is of a trie that no packet can find.
+                remove_pin(&self.pin_path(slot, side))
+                    .map_err(|error| MapsError::kernel(names::POLICY, "unpin")(MapError::IoError(error)))?;
+                self.create_tries(slot)?;
+                self.trie_at(index)?.ok_or(MapsError::Missing { name: names::POLICY })?
             }
-            Err(error) if is_not_found(&error) => self.create_trie(slot, side, index),
+        };
+        let path = self.pin_path(slot, side);
+        if !path.exists() {
+            data.pin(&path).map_err(pin_failed)?;
+        }
+        Trie::new(data)
+    }
+
+    fn trie_at(&self, index: u32) -> Result<Option<MapData>, MapsError> {
+        match self.outer.get(&index, 0) {
+            Ok(data) => Ok(Some(data)),
+            Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(MapsError::kernel(names::POLICY, "look up the trie of a slot")(error)),
         }
     }
 
-    fn create_trie(&mut self, slot: u16, side: u32, index: u32) -> Result<Trie, MapsError> {
+    /// Makes the tries that a slot and those beside it lack. The kernel waits for all readers of the outer map, some
+    /// milliseconds, after each call that changes it: endpoints that come together share that wait.
+    fn create_tries(&mut self, slot: u16) -> Result<(), MapsError> {
+        let first = slot / SLOTS_AT_ONCE * SLOTS_AT_ONCE;
+        let slots = first..first.saturating_add(SLOTS_AT_ONCE).min(LAST_SLOT + 1);
+        let mut made = Vec::new();
+        for index in slots.flat_map(|slot| [index_of(slot, 0), index_of(slot, 1)]) {
+            if self.trie_at(index)?.is_none() {
+                made.push((index, self.create_trie()?));
+            }
+        }
+        let entries: Vec<(u32, BorrowedFd<'_>)> =
+            made.iter().map(|(index, data)| (*index, data.fd().as_fd())).collect();
+        match sys::set_inner_maps(self.outer_fd.as_fd(), &entries) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // Kernels before 5.19 take one at a time.
+                tracing::debug!(%error, "tries are put into their slots one by one");
+                self.set_one_by_one(slot, &made)
+            }
+        }
+    }
+
+    fn set_one_by_one(&mut self, slot: u16, made: &[(u32, MapData)]) -> Result<(), MapsError> {
+        let own = [index_of(slot, 0), index_of(slot, 1)];
+        for (index, data) in made.iter().filter(|(index, _)| own.contains(index)) {
+            self.outer
+                .set(*index, data, 0)
+                .map_err(MapsError::kernel(names::POLICY, "put a trie into a slot"))?;
+        }
+        Ok(())
+    }
+
+    fn create_trie(&self) -> Result<MapData, MapsError> {
         let inner = self.definition.inner().ok_or(MapsError::Missing { name: names::POLICY })?;
         // Type, sizes and flags must be those that the outer map was made with; type information need not be.
         let definition = aya_obj::Map::new_from_params(
@@ -251,17 +317,8 @@ impl PolicyMaps {
             inner.max_entries(),
             inner.map_flags(),
         );
-        let data = MapData::create(definition, TRIE_NAME, None)
-            .map_err(MapsError::kernel(names::POLICY, "create a trie"))?;
-        let path = self.pin_path(slot, side);
-        remove_pin(&path)
-            .map_err(|error| MapsError::kernel(names::POLICY, "unpin")(MapError::IoError(error)))?;
-        data.pin(&path).map_err(pin_failed)?;
-        // The kernel waits for all readers of the outer map here, some milliseconds.
-        self.outer
-            .set(index, &data, 0)
-            .map_err(MapsError::kernel(names::POLICY, "put a trie into a slot"))?;
-        Trie::new(data)
+        MapData::create(definition, TRIE_NAME, None)
+            .map_err(MapsError::kernel(names::POLICY, "create a trie"))
     }
 
     fn pin_path(&self, slot: u16, side: u32) -> PathBuf {
@@ -278,19 +335,28 @@ pub(crate) fn trie_pin(dir: &Path, slot: u16, side: u32) -> PathBuf {
 #[derive(Debug)]
 struct Slot {
     tries: [Trie; 2],
+    /// Index of the active trie.
+    active: usize,
     /// What the active trie holds.
     content: HashMap<PolicyKey, PolicyValue>,
-    /// Whether the inactive trie may hold something else: an update was cut short.
+    /// Keys that the inactive trie may hold otherwise: it follows after the grace period.
+    behind: HashSet<PolicyKey>,
+    /// Whether the inactive trie may hold anything: a change of it was cut short.
     twin_is_stale: bool,
+    /// Over when no program reads the inactive trie any more.
+    flipped: Ticket,
 }
 
 impl Slot {
-    /// Makes the inactive trie equal to the active one, after an update that was cut short.
+    /// Makes the inactive trie equal to the active one.
     fn repair(&mut self, inactive: usize) -> Result<(), MapsError> {
         if self.twin_is_stale {
             self.tries[inactive].become_equal_to(&self.content)?;
-            self.twin_is_stale = false;
+        } else {
+            self.tries[inactive].follow(&self.behind, &self.content)?;
         }
+        self.twin_is_stale = false;
+        self.behind.clear();
         Ok(())
     }
 
@@ -311,18 +377,25 @@ impl Slot {
 
     fn remember(&mut self, update: &PolicyUpdate) {
         for key in &update.deletes {
-            self.content.remove(key);
+            if self.content.remove(key).is_some() {
+                self.behind.insert(*key);
+            }
         }
-        self.content.extend(update.upserts.iter().copied());
+        for (key, value) in &update.upserts {
+            if self.content.insert(*key, *value) != Some(*value) {
+                self.behind.insert(*key);
+            }
+        }
     }
 }
 
-/// An update that packets see.
-struct Realized {
-    epoch: u32,
-    /// The trie that was active.
-    old_side: usize,
-    entries_changed: bool,
+/// Where the outer map has a trie.
+fn index_of(slot: u16, side: u32) -> u32 {
+    2 * u32::from(slot) + side
+}
+
+fn opening(error: MapError) -> MapsError {
+    MapsError::kernel(names::POLICY, "open")(error)
 }
 
 fn inactive(active: u32) -> usize {
@@ -341,4 +414,7 @@ pub(crate) fn remove_pin(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Slots whose tries are made together.
+const SLOTS_AT_ONCE: u16 = 16;
+const LAST_SLOT: u16 = HOST_SLOT;
 const TRIE_NAME: &str = "sp_policy_trie";

@@ -76,6 +76,41 @@ fn the_inactive_trie_is_written_first_and_the_active_one_after_the_flip() {
 }
 
 #[test]
+fn what_can_wait_is_done_later_and_never_forgotten() {
+    let pins = Pins::new();
+    let mut datapath = pins.load();
+    datapath.add_endpoint(1, &endpoint(7, 40)).unwrap();
+    datapath.apply_policy(1, &[allow(300, 80, 1), allow(301, 80, 1)], &[], ready(1)).unwrap();
+    let old = HashMap::from([allow(300, 80, 1), allow(301, 80, 1)]);
+    let old_side = active(&datapath, 1);
+    let update = |upserts: &[_], deletes: &[_], revision| PolicyUpdate {
+        slot: 1,
+        upserts: upserts.to_vec(),
+        deletes: deletes.to_vec(),
+        state: ready(revision),
+    };
+
+    datapath.start_policies(&[update(&[allow(302, 80, 2)], &[key(300, 80)], 2)]).remove(0).unwrap();
+    let second = HashMap::from([allow(301, 80, 1), allow(302, 80, 2)]);
+    assert!(datapath.has_unfinished_policies());
+    assert_eq!(active(&datapath, 1), 1 - old_side);
+    assert_eq!(datapath.policy_side(1, 1 - old_side).unwrap(), second);
+    assert_eq!(datapath.policy_side(1, old_side).unwrap(), old, "a program may still look at it");
+
+    // The next one needs the trie that is behind.
+    datapath.start_policies(&[update(&[allow(301, 80, 3)], &[key(302, 80)], 3)]).remove(0).unwrap();
+    let third = HashMap::from([allow(301, 80, 3)]);
+    assert_eq!(active(&datapath, 1), old_side);
+    assert_eq!(datapath.policy_side(1, old_side).unwrap(), third);
+    assert_eq!(datapath.policy_side(1, 1 - old_side).unwrap(), second);
+    specola_testkit::eventually("the other trie follows", std::time::Duration::from_secs(10), || {
+        datapath.finish_policies();
+        if datapath.has_unfinished_policies() { Err("unfinished") } else { Ok(()) }
+    });
+    assert_eq!(datapath.policy_side(1, 1 - old_side).unwrap(), third);
+}
+
+#[test]
 fn many_endpoints_change_under_one_call_and_one_failure_hurts_nobody_else() {
     let pins = Pins::new();
     let mut datapath = pins.load();

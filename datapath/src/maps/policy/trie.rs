@@ -55,6 +55,21 @@ impl Trie {
         Ok(())
     }
 
+    /// Makes some keys say what a content says of them.
+    pub(super) fn follow(
+        &mut self,
+        keys: &HashSet<PolicyKey>,
+        content: &HashMap<PolicyKey, PolicyValue>,
+    ) -> Result<(), MapsError> {
+        for key in keys.iter().filter(|key| !content.contains_key(key)) {
+            self.remove(key)?;
+        }
+        for (key, value) in keys.iter().filter_map(|key| Some((key, content.get(key)?))) {
+            self.insert(key, value)?;
+        }
+        Ok(())
+    }
+
     /// Makes the content equal to another one.
     pub(super) fn become_equal_to(
         &mut self,
