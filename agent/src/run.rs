@@ -20,11 +20,12 @@ use specola_datapath::ReaderWaker;
 use specola_directory::{DirectoryReader, DirectoryWriter, directory};
 use specola_flow::{InstanceId, NodeInfo};
 use specola_flow_server::{Config as FlowConfig, FlowMetrics, FlowServer, Pipeline, Wake, flow_server};
-use specola_lifecycle::{Drain, Lifecycle, build_info, termination};
+use specola_lifecycle::{Drain, Lifecycle, Outcome, build_info, termination};
 use specola_telemetry::{Metrics, init_logs};
 use tokio::sync::{oneshot, watch};
 
 use self::books::Books;
+pub(crate) use self::flows::{spawn_exporters, spawn_metrics as spawn_flow_metrics};
 use self::host::{attach_devices, build_datapath, build_network};
 use self::peers::{PeerFollower, started};
 use self::reader::ReaderThread;
@@ -84,7 +85,10 @@ pub(crate) async fn run_ready(
 
 /// A program that is ready to run.
 struct Agent {
+    /// What makes events and takes requests.
     life: Lifecycle,
+    /// What brings flows out: it ends after the last one is in the ring.
+    sinks: Lifecycle,
     reader: ReaderThread,
 }
 
@@ -108,7 +112,7 @@ impl Agent {
         let (writer, directory_reader) = build_directory(config, &node_object);
         let (pipeline, flows) = build_flow_server(config, directory_reader, books, events.waker())?;
 
-        let mut life = Lifecycle::new();
+        let (mut life, mut sinks) = (Lifecycle::new(), Lifecycle::new());
         let (desired_out, desired) = watch::channel(Arc::new(files.merge()));
         let (contents_out, contents) = watch::channel(Arc::new(store.list()?));
         let (routes_out, routes) = watch::channel(BTreeMap::new());
@@ -147,26 +151,35 @@ impl Agent {
         life.spawn("peers", peers.run(life.drain()));
         let followers = Followers { files, store: shared, desired_out, contents_out, routes };
         followers.spawn(&mut life, &net, &node, &warnings)?;
-        flows::spawn_exporters(&mut life, &config.flow_export, &flows, &metrics.registry, &warnings)?;
+        spawn_exporters(&mut sinks, &config.flow_export, &flows, &metrics.registry, &warnings)?;
         metrics.flows =
-            flows::spawn_metrics(&mut life, &config.flow_metrics, &flows, &metrics.registry, &warnings)?;
+            spawn_flow_metrics(&mut sinks, &config.flow_metrics, &flows, &metrics.registry, &warnings)?;
+        spawn_observer(&mut sinks, config, &flows).await?;
         spawn_servers(&mut life, config, &node, &net, &flows, metrics).await?;
-        Ok(Self { life, reader })
+        Ok(Self { life, sinks, reader })
     }
 
-    /// Runs until `stop`, then drains: first the tasks, then the events that the kernel has left.
+    /// Runs until `stop`, then drains: first the tasks that make events, then the events that the kernel has left, then
+    /// what brings flows out.
     async fn run_until(self, stop: impl Future<Output = ()>, deadline: Duration) -> anyhow::Result<()> {
-        let Self { life, reader } = self;
-        let outcome = life.run_until(stop, deadline).await;
-        for error in &outcome.errors {
-            tracing::error!(%error, "while stopping");
-        }
-        if !outcome.aborted.is_empty() {
-            tracing::error!(tasks = outcome.aborted.join(", "), "tasks missed the drain deadline");
-        }
-        reader.stop().await?;
+        let Self { life, sinks, reader } = self;
+        let mut read = Ok(());
+        let between = async { read = reader.stop().await };
+        let outcome = life.run_before(sinks, stop, between, deadline).await;
+        report(&outcome);
+        read?;
         tracing::info!("agent stopped; programs and maps stay in force");
         outcome.cause.map_or(Ok(()), |cause| Err(cause).context("the agent stopped by itself"))
+    }
+}
+
+/// Says what went wrong while a program stopped.
+pub(crate) fn report(outcome: &Outcome) {
+    for error in &outcome.errors {
+        tracing::error!(%error, "while stopping");
+    }
+    if !outcome.aborted.is_empty() {
+        tracing::error!(tasks = outcome.aborted.join(", "), "tasks missed the drain deadline");
     }
 }
 

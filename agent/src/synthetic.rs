@@ -14,7 +14,8 @@ use specola_serve::Refresh;
 use specola_telemetry::Metrics;
 
 use crate::config::AgentConfig;
-use crate::run::{flow_config, spawn_metrics, spawn_observer};
+use crate::run::{flow_config, report, spawn_exporters, spawn_flow_metrics, spawn_metrics, spawn_observer};
+use crate::warnings::Warnings;
 
 /// Serves `rate` made-up events a second until `stop`. Needs no rights beyond those to its sockets.
 pub(crate) async fn run_synthetic(
@@ -32,14 +33,20 @@ pub(crate) async fn run_synthetic(
     let registry = Arc::new(Metrics::new());
     registry.register(|registry| flows.register_metrics(registry));
 
-    let mut life = Lifecycle::new();
-    spawn_observer(&mut life, config, &flows).await?;
+    let (mut life, mut sinks) = (Lifecycle::new(), Lifecycle::new());
+    let warnings = Warnings::default();
+    spawn_exporters(&mut sinks, &config.flow_export, &flows, &registry, &warnings)?;
+    spawn_flow_metrics(&mut sinks, &config.flow_metrics, &flows, &registry, &warnings)?;
+    spawn_observer(&mut sinks, config, &flows).await?;
     let nothing_to_refresh: Refresh = Arc::new(|| Box::pin(std::future::ready(())));
     spawn_metrics(&mut life, config, registry, nothing_to_refresh).await?;
     let feed = Feed::start(pipeline, rate)?;
     tracing::info!(rate, "serving made-up events; nothing of this host is observed");
-    let outcome = life.run_until(stop, config.drain_timeout).await;
-    feed.stop().await?;
+    let mut fed = Ok(());
+    let between = async { fed = feed.stop().await };
+    let outcome = life.run_before(sinks, stop, between, config.drain_timeout).await;
+    report(&outcome);
+    fed?;
     outcome.cause.map_or(Ok(()), |cause| Err(cause).context("the agent stopped by itself"))
 }
 

@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use specola_flow::Flow;
 use specola_lifecycle::Drain;
-use specola_ring::{Cursor, Next};
+use specola_ring::{Cursor, Next, Reader};
 use tokio::sync::watch;
 
 use crate::{pressure::Pressure, shared::Shared};
@@ -101,6 +101,7 @@ impl Consumers {
 #[derive(Debug)]
 pub(crate) struct Consumer {
     accounts: Arc<Accounts>,
+    reader: Reader<Flow>,
     cursor: Cursor<Flow>,
     head: watch::Receiver<u64>,
     pressure: Pressure,
@@ -111,18 +112,19 @@ pub(crate) struct Consumer {
 pub(crate) enum Found {
     /// A record; say what became of it ([`Consumer::done`], [`Consumer::fail`]).
     Flow { seq: u64, flow: Flow },
-    /// Records were lost; they are counted.
-    Lost,
+    /// So many records were lost; they are counted.
+    Lost(u64),
     /// Nothing new.
     Nothing,
 }
 
 impl Consumer {
     /// A reader of what comes from now on.
-    pub(crate) fn open(shared: Arc<Shared>, name: &str) -> Self {
+    pub(crate) fn open(shared: &Shared, name: &str) -> Self {
         Self {
             accounts: shared.consumers.open(name),
             cursor: shared.ring.cursor(shared.ring.head()),
+            reader: shared.ring.clone(),
             head: shared.head.clone(),
             pressure: shared.pressure.clone(),
         }
@@ -133,7 +135,7 @@ impl Consumer {
             Next::Item { seq, value } => Found::Flow { seq, flow: value },
             Next::Lost(lost) => {
                 self.accounts.lost.fetch_add(lost.count(), Relaxed);
-                Found::Lost
+                Found::Lost(lost.count())
             }
             Next::Pending => Found::Nothing,
         }
@@ -154,6 +156,23 @@ impl Consumer {
     /// Accounts for records that were lost on their way out.
     pub(crate) fn fail(&self, count: u64) {
         self.accounts.failed.fetch_add(count, Relaxed);
+    }
+
+    /// Begins with this record instead.
+    pub(crate) fn begin_at(&mut self, position: u64) {
+        self.cursor.seek(position);
+    }
+
+    /// The first record that it did not look at.
+    pub(crate) const fn position(&self) -> u64 {
+        self.cursor.position()
+    }
+
+    /// Accounts for all records up to now that it will not look at any more.
+    pub(crate) fn abandon(&mut self) {
+        let rest = self.reader.head().saturating_sub(self.position());
+        self.fail(rest);
+        self.cursor.seek(self.position() + rest);
     }
 
     /// Waits for something new, then a moment for more; returns `false` when nothing more comes.

@@ -30,6 +30,9 @@ pub enum ExportItem<'a> {
     Flow(&'a FlowView<'a>, &'a MessageContext<'a>),
     /// Events that the kernel had no room for; of which flows nobody knows.
     Lost(&'a LostEvent, &'a str),
+    /// Flows that this exporter was too slow for. It stands for no record of the ring: it is neither counted as written
+    /// nor as waiting.
+    Missed(&'a LostEvent, &'a str),
 }
 
 /// Takes flows out of the agent. Called on one thread, which may block.

@@ -19,6 +19,7 @@ mod export;
 mod file_watch;
 mod kernel_loss;
 mod ledger;
+mod losses;
 mod metrics;
 mod namespaces;
 mod observer;

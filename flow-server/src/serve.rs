@@ -23,11 +23,27 @@ pub enum ServeError {
 
 impl FlowServer {
     /// Serves Observer, Peer, health and reflection on the sockets until `drain` is signalled and the open streams have
-    /// ended.
+    /// ended, which they do when they have told all that the ring has. Who does not read is not waited for.
     ///
     /// # Errors
     /// The gRPC server failed.
     pub async fn serve(&self, listeners: Listeners, drain: Drain) -> Result<(), ServeError> {
+        let serving = self.serve_all(listeners, drain.clone());
+        let patience = async {
+            drain.signalled().await;
+            tokio::time::sleep(PATIENCE).await;
+        };
+        tokio::select! {
+            ended = serving => ended,
+            () = patience => {
+                let open = self.shared.streams.counts().open;
+                tracing::warn!(open, "streams of clients that do not read are cut");
+                Ok(())
+            }
+        }
+    }
+
+    async fn serve_all(&self, listeners: Listeners, drain: Drain) -> Result<(), ServeError> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status(HEALTH_SERVICE, tonic_health::ServingStatus::Serving).await;
         let observer = GetFlowsService::new(ObserverService::new(self.clone(), drain.clone()));
@@ -64,6 +80,8 @@ const HEALTH_SERVICE: &str = "hubble.server.Observer";
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long it may take to answer.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the server waits for open streams when it is to end.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Headers of a request, bytes.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Largest request, bytes.

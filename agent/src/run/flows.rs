@@ -15,7 +15,7 @@ use crate::config::{FlowExportConfig, FlowMetricsConfig};
 use crate::warnings::Warnings;
 
 /// Starts the metrics that are made of flows.
-pub(super) fn spawn_metrics(
+pub(crate) fn spawn_metrics(
     life: &mut Lifecycle,
     config: &FlowMetricsConfig,
     flows: &FlowServer,
@@ -66,7 +66,7 @@ fn apply(metrics: &FlowMetrics, text: &str) -> anyhow::Result<()> {
 }
 
 /// Starts the exporters of flows.
-pub(super) fn spawn_exporters(
+pub(crate) fn spawn_exporters(
     life: &mut Lifecycle,
     config: &FlowExportConfig,
     flows: &FlowServer,

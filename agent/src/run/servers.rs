@@ -18,7 +18,7 @@ use crate::net::Net;
 use crate::node::NodeHandle;
 use crate::persist;
 
-/// Opens every socket and serves it.
+/// Opens every socket but that of the flow API and serves it.
 pub(super) async fn spawn_servers(
     life: &mut Lifecycle,
     config: &AgentConfig,
@@ -27,7 +27,6 @@ pub(super) async fn spawn_servers(
     flows: &FlowServer,
     metrics: AllMetrics,
 ) -> anyhow::Result<()> {
-    spawn_observer(life, config, flows).await?;
     spawn_metrics(life, config, metrics.registry, refresh(node.clone(), metrics.scraped)).await?;
 
     // Last: who finds the admin socket finds an agent that works.

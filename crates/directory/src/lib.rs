@@ -18,5 +18,5 @@ mod writer;
 
 pub use addresses::{Addresses, IpEntry, mapped};
 pub use retired::{Held, LINGER};
-pub use snapshot::{Directory, DirectoryReader, Found};
+pub use snapshot::{Directory, DirectoryReader, Found, Snapshot};
 pub use writer::{Change, ChangeError, DirectoryWriter, directory};

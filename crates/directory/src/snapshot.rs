@@ -108,6 +108,9 @@ impl Directory {
     }
 }
 
+/// A snapshot that stays as it is while it is held.
+pub type Snapshot = Guard<Arc<Directory>>;
+
 /// Loads the current snapshot; cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]
 pub struct DirectoryReader {
@@ -117,7 +120,7 @@ pub struct DirectoryReader {
 
 impl DirectoryReader {
     /// The current snapshot. Hold it for a batch, not for long: it keeps its maps alive.
-    pub fn load(&self) -> Guard<Arc<Directory>> {
+    pub fn load(&self) -> Snapshot {
         self.published.load()
     }
 

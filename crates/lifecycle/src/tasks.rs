@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::{Drain, DrainTrigger, Readiness, drain};
@@ -98,11 +99,20 @@ impl Lifecycle {
 
     /// Runs until `stop` resolves or a task ends, then drains within `deadline` and aborts what is left.
     pub async fn run_until(mut self, stop: impl Future<Output = ()>, deadline: Duration) -> Outcome {
-        let mut outcome = Outcome::default();
+        let cause = self.run(stop).await;
+        self.drain_all(cause, deadline).await
+    }
+
+    /// Runs until `stop` resolves or a task ends, which it gives.
+    async fn run(&mut self, stop: impl Future<Output = ()>) -> Option<TaskError> {
         tokio::select! {
-            () = stop => {}
-            Some(ended) = self.tasks.join_next_with_id() => outcome.cause = Some(self.early_end(ended)),
+            () = stop => None,
+            Some(ended) = self.tasks.join_next_with_id() => Some(self.early_end(ended)),
         }
+    }
+
+    async fn drain_all(mut self, cause: Option<TaskError>, deadline: Duration) -> Outcome {
+        let mut outcome = Outcome { cause, ..Outcome::default() };
         self.readiness.close("draining");
         self.trigger.signal();
         let drained = tokio::time::timeout(deadline, self.join_all(&mut outcome.errors)).await;
@@ -111,6 +121,45 @@ impl Lifecycle {
             outcome.aborted.sort_unstable();
             self.tasks.shutdown().await;
         }
+        outcome
+    }
+
+    /// As [`Lifecycle::run_until`], for sources and the sinks that take what they make: when `stop` resolves or a task
+    /// of either ends, the sources drain, then `between` passes on what is under way, then the sinks drain. Each set has
+    /// `deadline` for it.
+    pub async fn run_before(
+        self,
+        sinks: Self,
+        stop: impl Future<Output = ()>,
+        between: impl Future<Output = ()>,
+        deadline: Duration,
+    ) -> Outcome {
+        let (sinks_ended, sinks_end) = oneshot::channel::<()>();
+        let (sources_ended, sources_end) = oneshot::channel::<()>();
+        let sources = async {
+            let stop = async {
+                // A sender that is dropped is an end as well.
+                tokio::select! { () = stop => {}, _ = sinks_end => {} }
+            };
+            let outcome = self.run_until(stop, deadline).await;
+            between.await;
+            drop(sources_ended);
+            outcome
+        };
+        let sinks = async {
+            let mut sinks = sinks;
+            let mut sources_end = sources_end;
+            let cause = sinks.run(async { drop((&mut sources_end).await) }).await;
+            drop(sinks_ended);
+            if cause.is_some() {
+                drop(sources_end.await);
+            }
+            sinks.drain_all(cause, deadline).await
+        };
+        let (mut outcome, of_sinks) = tokio::join!(sources, sinks);
+        outcome.cause = outcome.cause.or(of_sinks.cause);
+        outcome.errors.extend(of_sinks.errors);
+        outcome.aborted.extend(of_sinks.aborted);
         outcome
     }
 
@@ -149,6 +198,7 @@ impl Lifecycle {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -182,6 +232,42 @@ mod tests {
         life.spawn("short", async { Ok::<_, String>(()) });
         let outcome = life.run_until(pending(), DEADLINE).await;
         assert!(matches!(outcome.cause, Some(TaskError::EndedEarly { name: "short" })));
+    }
+
+    /// A set with a task that says when it drains.
+    fn telling(name: &'static str, said: &Arc<Mutex<Vec<&'static str>>>) -> Lifecycle {
+        let mut life = Lifecycle::new();
+        let (drain, said) = (life.drain(), Arc::clone(said));
+        life.spawn(name, async move {
+            drain.signalled().await;
+            said.lock().expect("no panic").push(name);
+            Ok::<_, String>(())
+        });
+        life
+    }
+
+    #[tokio::test]
+    async fn sources_drain_before_sinks_whoever_ends_first() {
+        for broken in [None, Some("source"), Some("sink")] {
+            let said = Arc::default();
+            let (mut sources, mut sinks) = (telling("source", &said), telling("sink", &said));
+            let breaks = async { Err::<(), _>("broken") };
+            match broken {
+                Some("source") => sources.spawn("broken", breaks),
+                Some(_) => sinks.spawn("broken", breaks),
+                None => {}
+            }
+            let stop = async {
+                if broken.is_some() {
+                    pending::<()>().await;
+                }
+            };
+            let between = async { said.lock().expect("no panic").push("between") };
+            let outcome = sources.run_before(sinks, stop, between, DEADLINE).await;
+            assert_eq!(*said.lock().expect("no panic"), ["source", "between", "sink"], "{broken:?}");
+            assert_eq!(outcome.cause.is_some(), broken.is_some(), "{outcome:?}");
+            assert!(outcome.errors.is_empty() && outcome.aborted.is_empty(), "{outcome:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,8 +26,8 @@ pub(super) struct JsonExporter {
     aggregation: Option<Aggregation>,
     /// Flows that were taken into a group, and are accounted for by that.
     grouped: u64,
-    /// Lines that are of groups.
-    of_groups: u64,
+    /// Lines in the file's buffer that stand for no record of their own: groups, and what this exporter missed.
+    extra: u64,
 }
 
 impl JsonExporter {
@@ -39,7 +39,7 @@ impl JsonExporter {
             writer: LineWriter::new(&spec.field_mask),
             aggregation: fields.map(|fields| Aggregation::new(fields, spec.aggregation_interval_ns)),
             grouped: 0,
-            of_groups: 0,
+            extra: 0,
         })
     }
 
@@ -87,7 +87,7 @@ impl JsonExporter {
     fn write_groups(&mut self, flows: Vec<Flow>) {
         for flow in flows {
             match self.write_flow(flow) {
-                Ok(()) => self.of_groups += 1,
+                Ok(()) => self.extra += 1,
                 Err(error) => tracing::error!(%error, "a group of flows is not written"),
             }
         }
@@ -111,6 +111,10 @@ impl Exporter for JsonExporter {
                 }
             }
             ExportItem::Lost(lost, node_name) => self.write_lost(lost, node_name)?,
+            ExportItem::Missed(lost, node_name) => {
+                self.write_lost(lost, node_name)?;
+                self.extra += 1;
+            }
         }
         Ok(())
     }
@@ -132,12 +136,12 @@ impl Exporter for JsonExporter {
 
     fn take_written(&mut self) -> u64 {
         let lines = self.file.take_written();
-        let of_groups = lines.min(self.of_groups);
-        self.of_groups -= of_groups;
-        lines - of_groups + std::mem::take(&mut self.grouped)
+        let extra = lines.min(self.extra);
+        self.extra -= extra;
+        lines - extra + std::mem::take(&mut self.grouped)
     }
 
     fn waiting(&self) -> u64 {
-        self.file.waiting().saturating_sub(self.of_groups)
+        self.file.waiting().saturating_sub(self.extra)
     }
 }

@@ -12,10 +12,9 @@ use std::{
 
 use parking_lot::Mutex;
 use specola_directory::Directory;
-use specola_flow::{FilterSet, Flow, FlowView, MessageContext, NodeInfo, timestamp};
+use specola_flow::{FilterSet, Flow, FlowView, MessageContext, NodeInfo};
 use specola_lifecycle::{Drain, DrainTrigger};
-use specola_proto::flow::{LostEvent, LostEventSource};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::{
     ExportItem, Exporter,
@@ -24,6 +23,7 @@ use super::{
 };
 use crate::{
     consumer::{Consumer, Found},
+    losses::{Losses, PendingLoss, kernel_loss},
     shared::{FlowServer, Shared},
 };
 
@@ -38,7 +38,7 @@ pub struct Exporters {
 struct State {
     running: BTreeMap<String, Running>,
     /// Removed ones that still write what they have.
-    stopping: Vec<JoinHandle<()>>,
+    stopping: Vec<JoinHandle<Option<u64>>>,
     /// How often exporters were added, replaced, removed.
     changes: [u64; 3],
     /// When the set was made, ns since 1970.
@@ -49,7 +49,8 @@ struct State {
 struct Running {
     spec: ExporterSpec,
     trigger: DrainTrigger,
-    task: JoinHandle<()>,
+    /// Gives the number of the first record that it did not account for.
+    task: JoinHandle<Option<u64>>,
     is_active: Arc<AtomicBool>,
     errors: Arc<AtomicU64>,
 }
@@ -101,7 +102,10 @@ impl Exporters {
                 Some(same) if same.spec.is_same(&spec) => same,
                 Some(other) => {
                     changes[1] += 1;
-                    self.start(spec, filters, exporter, Some(other.stop()))
+                    // One whose end has come wrote nothing of what came since, and neither does its successor.
+                    let was_active = other.is_active.load(Relaxed);
+                    let before = other.stop();
+                    self.start(spec, filters, exporter, was_active.then_some(before))
                 }
                 None => {
                     changes[0] += 1;
@@ -152,46 +156,59 @@ impl Exporters {
         spec: ExporterSpec,
         filters: FilterSet,
         exporter: Box<dyn Exporter>,
-        before: Option<JoinHandle<()>>,
+        before: Option<JoinHandle<Option<u64>>>,
     ) -> Running {
         let (trigger, drain) = specola_lifecycle::drain();
         let (is_active, errors) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
         let node = Arc::clone(self.shared.directory.load().node());
-        let job = Job {
-            consumer: Consumer::open(Arc::clone(&self.shared), &format!("export:{}", spec.name)),
-            shared: Arc::clone(&self.shared),
-            exporter,
-            filters,
-            node_name: node.absolute_name(),
-            node,
-            end_ns: spec.end_ns,
-            errors: Arc::clone(&errors),
-            is_failing: false,
-            name: spec.name.clone(),
-        };
-        let active = Arc::clone(&is_active);
+        let (shared, name) = (Arc::clone(&self.shared), spec.name.clone());
+        let (end_ns, failures, active) = (spec.end_ns, Arc::clone(&errors), Arc::clone(&is_active));
+        let mut consumer = Consumer::open(&shared, &format!("export:{name}"));
         let task = tokio::spawn(async move {
-            if let Some(before) = before {
-                ended(before).await;
+            if let Some(before) = before
+                && let Some(end) = ended(before).await
+            {
+                // No flow is written twice or left out.
+                consumer.begin_at(end);
             }
-            job.run(drain).await;
+            let job = Job {
+                consumer,
+                exporter,
+                filters,
+                node_name: node.absolute_name(),
+                node,
+                end_ns,
+                errors: failures,
+                is_failing: false,
+                losses: Losses::default(),
+                name,
+                shared,
+            };
+            let end = job.run(drain).await;
             active.store(false, Relaxed);
+            end
         });
         Running { spec, trigger, task, is_active, errors }
     }
 }
 
-async fn ended(task: JoinHandle<()>) {
-    if let Err(error) = task.await {
+async fn ended(task: JoinHandle<Option<u64>>) -> Option<u64> {
+    task.await.unwrap_or_else(|error| {
         tracing::error!(%error, "an exporter did not end well");
-    }
+        None
+    })
 }
 
 impl Running {
-    fn stop(self) -> JoinHandle<()> {
+    fn stop(self) -> JoinHandle<Option<u64>> {
         self.trigger.signal();
         self.task
     }
+}
+
+fn panicked(error: &JoinError) -> Option<u64> {
+    tracing::error!(%error, "an exporter panicked");
+    None
 }
 
 /// One exporter at work.
@@ -207,6 +224,8 @@ struct Job {
     end_ns: Option<u64>,
     errors: Arc<AtomicU64>,
     is_failing: bool,
+    /// What was overwritten before this exporter came to it, and is not on record yet.
+    losses: Losses,
 }
 
 /// Records that are looked at before other threads get a turn.
@@ -215,7 +234,8 @@ const BATCH: u32 = 4096;
 const TICK: Duration = Duration::from_secs(1);
 
 impl Job {
-    async fn run(mut self, drain: Drain) {
+    /// Gives the number of the first record that is not accounted for; `None` after a panic.
+    async fn run(mut self, drain: Drain) -> Option<u64> {
         loop {
             let is_over = drain.is_signalled() || self.is_past_end();
             loop {
@@ -225,7 +245,7 @@ impl Job {
                 });
                 let (job, more) = match batch.await {
                     Ok(done) => done,
-                    Err(error) => return tracing::error!(%error, "an exporter panicked"),
+                    Err(error) => return panicked(&error),
                 };
                 self = job;
                 if !more {
@@ -234,7 +254,7 @@ impl Job {
             }
             if is_over {
                 let finished = tokio::task::spawn_blocking(move || self.finish()).await;
-                return finished.unwrap_or_else(|error| tracing::error!(%error, "an exporter panicked"));
+                return finished.map_or_else(|error| panicked(&error), Some);
             }
             if self.exporter.is_full() {
                 tokio::select! { () = drain.signalled() => {}, () = tokio::time::sleep(TICK) => {} }
@@ -258,8 +278,10 @@ impl Job {
             }
             match self.consumer.next() {
                 Found::Flow { seq, flow } => self.consider(&directory, seq, &flow),
-                Found::Lost => {}
+                Found::Lost(count) => self.miss(count),
                 Found::Nothing => {
+                    let due = self.losses.due(self.shared.config.clock.now_ns());
+                    self.tell(due);
                     self.flush();
                     return false;
                 }
@@ -270,17 +292,7 @@ impl Job {
 
     fn consider(&mut self, directory: &Directory, seq: u64, flow: &Flow) {
         let outcome = match flow.lost_count() {
-            Some(count) => {
-                let first_ns = flow.time_ns.saturating_sub(flow.duration_ns);
-                let lost = LostEvent {
-                    source: LostEventSource::PerfEventRingBuffer.into(),
-                    num_events_lost: count,
-                    cpu: Some(flow.cpu.into()),
-                    first: Some(timestamp(first_ns)),
-                    last: Some(timestamp(flow.time_ns)),
-                };
-                self.exporter.push(ExportItem::Lost(&lost, &self.node_name))
-            }
+            Some(count) => self.exporter.push(ExportItem::Lost(&kernel_loss(flow, count), &self.node_name)),
             None => {
                 let (instance, metas) = (self.shared.config.instance, self.shared.directory.metas());
                 let view = FlowView::new(flow, seq, instance, &metas, &self.node).with_names(directory);
@@ -301,6 +313,25 @@ impl Job {
         if let Err(error) = outcome {
             self.consumer.fail(1);
             self.note(Err(error));
+        }
+    }
+
+    /// Takes note of flows that were overwritten before this exporter came to them.
+    fn miss(&mut self, count: u64) {
+        let now_ns = self.shared.config.clock.now_ns();
+        self.losses.add(count, now_ns);
+        let due = self.losses.due(now_ns);
+        self.tell(due);
+    }
+
+    /// Puts on record what this exporter missed.
+    fn tell(&mut self, missed: Option<PendingLoss>) {
+        let Some(missed) = missed else {
+            return;
+        };
+        let outcome = self.exporter.push(ExportItem::Missed(&missed.event(), &self.node_name));
+        if outcome.is_err() {
+            self.note(outcome);
         }
     }
 
@@ -326,11 +357,17 @@ impl Job {
         !failed
     }
 
-    /// Writes the rest; what cannot be written is counted as failed.
-    fn finish(mut self) {
+    /// Writes the rest; what cannot be written, or not be read for lack of room, is counted as failed.
+    fn finish(mut self) -> u64 {
+        if self.exporter.is_full() {
+            self.consumer.abandon();
+        }
         self.exporter.finish();
+        let missed = self.losses.take();
+        self.tell(missed);
         self.flush();
         self.consumer.fail(self.exporter.waiting());
         self.consumer.passed_on(0, 0);
+        self.consumer.position()
     }
 }

@@ -134,7 +134,7 @@ impl FlowMetrics {
 
     /// Counts flows until the drain, or until the pipeline is gone.
     pub async fn run(self, drain: Drain) {
-        let mut consumer = Consumer::open(Arc::clone(&self.shared), "metrics");
+        let mut consumer = Consumer::open(&self.shared, "metrics");
         loop {
             let is_over = drain.is_signalled();
             while self.take(&mut consumer) {
@@ -159,7 +159,7 @@ impl FlowMetrics {
                     set.observe(&self.shared, &directory, seq, &flow);
                     consumer.done(true);
                 }
-                Found::Lost => {}
+                Found::Lost(_) => {}
                 Found::Nothing => return false,
             }
         }

@@ -1,24 +1,21 @@
 //! One answer to GetFlows: a cursor, what to let through, and what was lost.
 
-mod losses;
 mod pace;
 
 use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use prost::bytes::Bytes;
-use specola_flow::{Flow, NodeInfo, timestamp};
+use specola_flow::{Flow, NodeInfo};
 use specola_lifecycle::Drain;
-use specola_proto::{
-    flow::{LostEvent, LostEventSource},
-    observer::GetFlowsResponse,
-};
+use specola_proto::observer::GetFlowsResponse;
 use specola_ring::{Cursor, Lost, Next};
 use tokio::sync::watch;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::{request::FlowsQuery, start::start};
+use super::{coverage::Served, request::FlowsQuery, start::start};
 use crate::{
+    losses::{Losses, PendingLoss},
     shared::Shared,
     streams::StreamMeter,
     wire::{
@@ -26,7 +23,6 @@ use crate::{
         push_frame, split_frames,
     },
 };
-use losses::{Losses, PendingLoss};
 use pace::Pace;
 
 /// State of an answer. It holds no flows: what a slow client does not take stays in the ring, or is lost and told.
@@ -47,7 +43,12 @@ pub(super) struct FlowStream {
     /// What others who ask for the same have; `None` = this stream has an end of its own.
     feed: Option<Arc<Feed>>,
     pace: Pace,
+    is_draining: bool,
     is_done: bool,
+    /// What the answer held, for its trailers.
+    served: Served,
+    /// How the answer ends; `None` = that was said.
+    outcome: Option<Status>,
 }
 
 /// What came of one look at the ring.
@@ -90,41 +91,51 @@ impl FlowStream {
             feed: is_endless.then(|| Feeds::join(&shared, &query, &node)),
             scanner: Scanner::new(Arc::clone(&shared), Arc::clone(&query), node),
             pace: Pace::new(shared.pressure.clone()),
+            is_draining: false,
             is_done: false,
+            served: Served::default(),
+            outcome: Some(Status::ok("")),
             query,
             shared,
         }
     }
 
-    /// The answers as gRPC messages, many in a piece.
+    /// The answers as gRPC messages, many in a piece; then the status, also when all went well.
     pub(super) fn into_chunks(self) -> FlowChunks {
         Box::pin(futures::stream::unfold(self, Self::step))
     }
 
     async fn step(mut self) -> Option<(Result<Bytes, Status>, Self)> {
-        let answer = self.next().await?;
-        self.is_done |= answer.is_err();
-        Some((answer, self))
+        if let Some(frames) = self.next().await {
+            return Some((Ok(frames), self));
+        }
+        let mut status = self.outcome.take()?;
+        self.served.add_to(status.metadata_mut());
+        Some((Err(status), self))
     }
 
-    async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+    async fn next(&mut self) -> Option<Bytes> {
         while !self.is_done {
+            self.heed_drain();
             match self.advance() {
                 Ok(Step::Send(frames)) => {
                     self.pace.sent();
-                    return Some(Ok(frames));
+                    return Some(frames);
                 }
                 Ok(Step::Yield) => tokio::task::yield_now().await,
                 Ok(Step::Wait) => self.wait().await,
                 Ok(Step::End) => self.is_done = true,
-                Err(status) => return Some(Err(status)),
+                Err(status) => {
+                    self.is_done = true;
+                    self.outcome = Some(status);
+                }
             }
         }
         // Also after a failure: what was lost before it is still true.
         let lost = self.losses.take()?;
         let mut out = Vec::new();
         self.push_missed(lost, &mut out);
-        Some(Ok(out.into()))
+        Some(out.into())
     }
 
     /// Looks at the next records.
@@ -142,9 +153,18 @@ impl FlowStream {
         self.advance_alone(self.end.unwrap_or(u64::MAX), out)
     }
 
+    /// With the drain nothing is waited for any more: what the ring has is the rest.
+    fn heed_drain(&mut self) {
+        if !self.is_draining && self.drain.is_signalled() {
+            self.is_draining = true;
+            self.feed = None;
+            let head = self.shared.ring.head();
+            self.end = Some(self.end.map_or(head, |end| end.min(head)));
+        }
+    }
+
     fn is_over(&self) -> bool {
-        let is_at_end = self.end.is_some_and(|end| self.cursor.position() >= end);
-        is_at_end || self.remaining == Some(0) || self.drain.is_signalled()
+        self.end.is_some_and(|end| self.cursor.position() >= end) || self.remaining == Some(0)
     }
 
     /// Takes what others wrote, or writes for all.
@@ -195,6 +215,7 @@ impl FlowStream {
     fn note(&mut self, scanned: &Scanned) {
         self.meter.pass_over(scanned.filtered);
         self.meter.deliver(scanned.delivered);
+        self.served.note(scanned);
         if let Some(remaining) = &mut self.remaining {
             *remaining -= scanned.delivered;
         }
@@ -222,6 +243,7 @@ impl FlowStream {
                 let asked = Lost { from: lost.from, to: lost.to.min(self.end.unwrap_or(u64::MAX)) };
                 self.losses.add(asked.count(), self.shared.config.clock.now_ns());
                 self.meter.lose(asked.count());
+                self.served.miss(asked.count());
                 return false;
             }
             Next::Pending => {}
@@ -239,14 +261,7 @@ impl FlowStream {
 
     /// Tells of flows that this stream was too slow for.
     fn push_missed(&self, lost: PendingLoss, out: &mut Vec<u8>) {
-        let event = LostEvent {
-            source: LostEventSource::HubbleRingBuffer.into(),
-            num_events_lost: lost.count,
-            cpu: None,
-            first: Some(timestamp(lost.first_ns)),
-            last: Some(timestamp(lost.last_ns)),
-        };
-        push_frame(&self.scanner.lost_message(event, self.shared.config.clock.now_ns()), out);
+        push_frame(&self.scanner.lost_message(lost.event(), self.shared.config.clock.now_ns()), out);
     }
 
     /// Sleeps until there may be something to do: a flow, a loss to tell, the end.
@@ -270,7 +285,7 @@ impl FlowStream {
         };
         tokio::select! {
             biased;
-            () = self.drain.signalled() => self.is_done = true,
+            () = self.drain.signalled() => {}
             changed = new_flows => self.is_done |= changed.is_err(),
             () = sleep(pause) => {}
         }
@@ -279,12 +294,20 @@ impl FlowStream {
 
 /// The messages in the pieces, for callers inside the process.
 pub(super) fn messages(chunks: FlowChunks) -> impl Stream<Item = Result<GetFlowsResponse, Status>> {
+    let is_no_end = |chunk: &Result<Bytes, Status>| {
+        let goes_on = chunk.as_ref().err().is_none_or(|status| status.code() != Code::Ok);
+        futures::future::ready(goes_on)
+    };
     let split = |frames| {
         let answers =
             split_frames(frames).map_err(|error| Status::internal(format!("read an answer: {error}")));
         futures::future::ready(answers)
     };
-    chunks.and_then(split).map_ok(|answers| futures::stream::iter(answers).map(Ok)).try_flatten()
+    chunks
+        .take_while(is_no_end)
+        .and_then(split)
+        .map_ok(|answers| futures::stream::iter(answers).map(Ok))
+        .try_flatten()
 }
 
 /// Sleeps for the pause, or for ever.

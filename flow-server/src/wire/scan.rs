@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use specola_directory::Directory;
-use specola_flow::{Flow, FlowView, NodeInfo, timestamp};
+use specola_directory::Snapshot;
+use specola_flow::{Flow, FlowUuid, FlowView, Metas, NodeInfo, timestamp};
 use specola_proto::{
-    flow::{LostEvent, LostEventSource},
+    flow::LostEvent,
     observer::{GetFlowsResponse, get_flows_response::ResponseTypes},
 };
 use specola_ring::Read;
 use tonic::Status;
 
 use super::frames::{FrameWriter, push_frame};
-use crate::{observer::FlowsQuery, shared::Shared};
+use crate::{losses::kernel_loss, observer::FlowsQuery, shared::Shared};
 
 /// A buffer is handed on when it has this many bytes: two DATA frames of the size that clients take by default.
 const FULL: usize = 32 << 10;
@@ -66,8 +66,14 @@ pub(crate) struct Scanned {
     pub(crate) delivered: u64,
     /// Flows passed over.
     pub(crate) filtered: u64,
+    /// Records that told of losses in the kernel.
+    pub(crate) notices: u64,
+    /// Events that were lost there.
+    pub(crate) kernel_lost: u64,
     /// Smallest time of a flow written, ns.
     pub(crate) min_ns: u64,
+    /// Largest time of a flow written, ns.
+    pub(crate) max_ns: u64,
     /// Why it ended.
     pub(crate) stop: Stop,
 }
@@ -87,6 +93,37 @@ pub(crate) enum Stop {
     Overwritten,
 }
 
+/// What the records before `head` refer to.
+struct Names {
+    head: u64,
+    directory: Snapshot,
+    metas: Metas,
+}
+
+impl Names {
+    /// Loads them after the head, so that they have all that the records name.
+    fn at(shared: &Shared) -> Self {
+        let head = shared.ring.head();
+        Self { head, directory: shared.directory.load(), metas: shared.directory.metas() }
+    }
+}
+
+impl Scanned {
+    /// Nothing yet, from this record on.
+    const fn from(next: u64) -> Self {
+        Self {
+            next,
+            delivered: 0,
+            filtered: 0,
+            notices: 0,
+            kernel_lost: 0,
+            min_ns: u64::MAX,
+            max_ns: 0,
+            stop: Stop::Turn,
+        }
+    }
+}
+
 impl Scanner {
     pub(crate) fn new(shared: Arc<Shared>, query: Arc<FlowsQuery>, node: Arc<NodeInfo>) -> Self {
         let version = &shared.config.version;
@@ -102,15 +139,20 @@ impl Scanner {
     /// Looks at the records from `from` on and appends what is asked for.
     pub(crate) fn scan(&mut self, from: u64, bounds: &Bounds, out: &mut Vec<u8>) -> Result<Scanned, Status> {
         let shared = Arc::clone(&self.shared);
-        let directory = shared.directory.load();
-        let mut done = Scanned { next: from, delivered: 0, filtered: 0, min_ns: u64::MAX, stop: Stop::Turn };
+        let mut done = Scanned::from(from);
+        let mut names = Names::at(&shared);
         while out.len() < FULL && done.next - from < TURN {
             if done.next >= bounds.end || done.delivered >= bounds.flows {
                 done.stop = Stop::Bound;
                 break;
             }
+            if done.next >= names.head {
+                names = Names::at(&shared);
+            }
             let flow = match shared.ring.read(done.next) {
-                Read::Item(flow) => flow,
+                Read::Item(flow) if done.next < names.head => flow,
+                // Written this moment: the next call knows what it refers to.
+                Read::Item(_) => break,
                 Read::Pending => {
                     done.stop = Stop::Pending;
                     break;
@@ -124,7 +166,7 @@ impl Scanner {
                 done.stop = Stop::Past;
                 break;
             }
-            self.consider(&flow, bounds, &directory, &mut done, out)?;
+            self.consider(&flow, bounds, &names, &mut done, out)?;
             done.next += 1;
         }
         Ok(done)
@@ -134,31 +176,36 @@ impl Scanner {
         &mut self,
         flow: &Flow,
         bounds: &Bounds,
-        directory: &Directory,
+        names: &Names,
         done: &mut Scanned,
         out: &mut Vec<u8>,
     ) -> Result<(), Status> {
         if let Some(count) = flow.lost_count() {
             // Told whatever was asked for: any flow may be among them.
-            push_frame(&self.kernel_loss(flow, count), out);
+            push_frame(&self.lost_message(kernel_loss(flow, count), flow.time_ns), out);
+            done.notices += 1;
+            done.kernel_lost += count;
             return Ok(());
         }
         if !(bounds.since_ns..=bounds.until_ns).contains(&flow.time_ns) {
             done.filtered += 1;
             return Ok(());
         }
-        // After the flow was read: it has what the flow refers to.
-        let metas = self.shared.directory.metas();
-        let view = FlowView::new(flow, done.next, self.shared.config.instance, &metas, &self.node)
-            .with_names(directory);
-        if !self.query.filters.passes(&view) {
-            done.filtered += 1;
-            return Ok(());
+        let Names { directory, metas, .. } = names;
+        let uuid = FlowUuid { instance: self.shared.config.instance, seq: done.next };
+        if !self.query.filters.is_empty() {
+            let view =
+                FlowView::new(flow, done.next, uuid.instance, metas, &self.node).with_names(&***directory);
+            if !self.query.filters.passes(&view) {
+                done.filtered += 1;
+                return Ok(());
+            }
         }
-        let wire = directory.wire_flow(flow, view.uuid, &metas);
+        let wire = directory.wire_flow(flow, uuid, metas);
         self.writer.flow(&wire, out).map_err(|error| Status::internal(error.to_string()))?;
         done.delivered += 1;
         done.min_ns = done.min_ns.min(flow.time_ns);
+        done.max_ns = done.max_ns.max(flow.time_ns);
         Ok(())
     }
 
@@ -171,18 +218,6 @@ impl Scanner {
             return flow.time_ns > until_ns.saturating_add(UNTIL_SLACK_NS);
         }
         self.shared.ring.block(seq).is_some_and(|block| block.min_ns > until_ns)
-    }
-
-    fn kernel_loss(&self, flow: &Flow, count: u64) -> GetFlowsResponse {
-        let first_ns = flow.time_ns.saturating_sub(flow.duration_ns);
-        let event = LostEvent {
-            source: LostEventSource::PerfEventRingBuffer.into(),
-            num_events_lost: count,
-            cpu: Some(flow.cpu.into()),
-            first: Some(timestamp(first_ns)),
-            last: Some(timestamp(flow.time_ns)),
-        };
-        self.lost_message(event, flow.time_ns)
     }
 
     /// The answer that tells of a loss.
