@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use specola_datapath::abi::{
     config,
     conntrack::{CtKey4, CtKey6, CtValue},
-    endpoint::{EndpointRecord, PolicyState, policy_flags},
+    endpoint::{EndpointRecord, PolicyState, address_hint, policy_flags},
     event::lane,
     ipcache::{IpInfo, IpKey},
     metrics::LaneCount,
@@ -233,6 +233,15 @@ impl World {
         let mut hints: Array<_, u64> =
             Array::try_from(self.ebpf.map_mut(names::IFINDEX_HINT).context("interfaces")?)?;
         hints.set(TEST_IFINDEX, u64::from(pod.slot), 0)?;
+        let mut hints: Array<_, u64> =
+            Array::try_from(self.ebpf.map_mut(names::ADDRESS_HINT).context("addresses")?)?;
+        for pod in [A, B] {
+            for address in [v4_mapped(pod.v4.octets()), pod.v6] {
+                let [.., a, b, c, d, e, f, g, h] = address;
+                let half = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+                hints.set(address_hint(half), u64::from(pod.slot), 0)?;
+            }
+        }
         let mut interfaces: HashMap<_, u32, u32> =
             HashMap::try_from(self.ebpf.map_mut(names::IFINDEX_SLOT).context("interfaces")?)?;
         Ok(interfaces.insert(TEST_IFINDEX, u32::from(pod.slot), 0)?)

@@ -5,6 +5,17 @@ pub const MAX_SLOTS: u32 = 1024;
 
 /// Entries of the array that gives an interface's slot without a search; a power of two.
 pub const IFINDEX_HINTS: u32 = 4096;
+/// Entries of the array that gives an address's slot without a search; a power of two.
+pub const ADDRESS_HINTS: u32 = 4096;
+
+/// Where an address (IPv4 as `::ffff:a.b.c.d`) has its hint: its last bits, in which the addresses of a node's pods
+/// differ.
+#[inline]
+#[must_use]
+pub const fn address_hint(last_half: u64) -> u32 {
+    last_half as u32 & (ADDRESS_HINTS - 1)
+}
+
 /// Slot of the node itself, where programs on node devices work for it (host mode).
 pub const HOST_SLOT: u16 = (MAX_SLOTS - 1) as u16;
 /// Last slot of a pod.

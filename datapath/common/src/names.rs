@@ -10,6 +10,8 @@ pub const ENDPOINTS: &str = "SP_ENDPOINTS";
 pub const IFINDEX_SLOT: &str = "SP_IFINDEX_SLOT";
 /// `ARRAY ifindex % IFINDEX_HINTS -> slot u64`, mmapable: where to look first. The endpoint's record says if it is right.
 pub const IFINDEX_HINT: &str = "SP_IFINDEX_HINT";
+/// `ARRAY last bits of an address -> slot u64`, mmapable: as [`IFINDEX_HINT`], for addresses of pods.
+pub const ADDRESS_HINT: &str = "SP_ADDRESS_HINT";
 /// `ARRAY_OF_MAPS 2 * slot + side -> LPM_TRIE PolicyKey -> PolicyValue`.
 pub const POLICY: &str = "SP_POLICY";
 /// `LRU_HASH CtKey4 -> CtValue`, TCP.

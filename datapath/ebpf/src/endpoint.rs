@@ -3,13 +3,14 @@
 use core::ptr;
 
 use specola_datapath_common::{
-    endpoint::{EndpointRecord, IFINDEX_HINTS, PolicyState},
+    IPV4,
+    endpoint::{EndpointRecord, IFINDEX_HINTS, PolicyState, address_hint},
     metrics::drop,
 };
 
 use crate::{
-    address::{Mac, Quads},
-    maps::{SP_ENDPOINTS, SP_IFINDEX_HINT, SP_IFINDEX_SLOT},
+    address::{Address, Mac, Quads},
+    maps::{SP_ADDRESS_HINT, SP_ENDPOINTS, SP_IFINDEX_HINT, SP_IFINDEX_SLOT},
     verdict::Drop,
     work::Work,
 };
@@ -39,6 +40,20 @@ impl Endpoint {
             Some(&slot) => Self::of_slot(slot),
             None => Err(Drop::new(drop::EP_NOT_READY)),
         }
+    }
+
+    /// The pod that has an address, if the hint leads to it. Without a hint nothing is known.
+    #[inline(always)]
+    pub(crate) fn of_address(address: &Address, version: u8) -> Option<Self> {
+        let slot = SP_ADDRESS_HINT.get(address_hint(address.numbers()[1]))?;
+        let endpoint = Self::of_slot(*slot as u32).ok()?;
+        let is_its = if version == IPV4 {
+            let own = endpoint.ipv4();
+            own != 0 && own == address.v4()
+        } else {
+            !address.is_unspecified() && endpoint.ipv6().0 == address.quads().0
+        };
+        is_its.then_some(endpoint)
     }
 
     /// The endpoint in a slot.

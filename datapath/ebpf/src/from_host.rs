@@ -29,13 +29,19 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
         return PASS;
     };
     let version = work.event.ip_version;
-    let dst = ipcache::find(&work.dst, version, &mut work.prefix);
-    if dst.slot == 0 {
-        return PASS;
-    }
-    work.event.dst_identity = dst.identity;
-    work.event.direction = direction::INGRESS;
-    let receiver = Endpoint::of_slot(u32::from(dst.slot))?;
+    let receiver = match Endpoint::of_address(&work.dst, version) {
+        Some(receiver) => receiver,
+        None => {
+            let dst = ipcache::find(&work.dst, version, &mut work.prefix);
+            if dst.slot == 0 {
+                return PASS;
+            }
+            work.event.dst_identity = dst.identity;
+            work.event.direction = direction::INGRESS;
+            Endpoint::of_slot(u32::from(dst.slot))?
+        }
+    };
+    work.event.dst_identity = receiver.record.identity;
     receiver.describe(work, direction::INGRESS);
     parse::transport(ctx, work)?;
     let is_pods = spoof::is_of_pod(ctx, work);

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use specola_datapath_common::{
     conntrack::{CtCount, CtValue},
-    endpoint::{EndpointRecord, IFINDEX_HINTS, MAX_SLOTS},
+    endpoint::{ADDRESS_HINTS, EndpointRecord, IFINDEX_HINTS, MAX_SLOTS},
     event::{Event, lane},
     fold::{FOLD_ENTRIES, FoldCount, FoldKey},
     ipcache::IpInfo,
@@ -53,6 +53,9 @@ pub(crate) static SP_IFINDEX_SLOT: HashMap<u32, u32, SLOTS> = HashMap::new();
 
 #[btf_map]
 pub(crate) static SP_IFINDEX_HINT: Array<u64, { IFINDEX_HINTS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub(crate) static SP_ADDRESS_HINT: Array<u64, { ADDRESS_HINTS as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub(crate) static SP_POLICY: ArrayOfMaps<PolicyTrie, { 2 * SLOTS }> = ArrayOfMaps::new();

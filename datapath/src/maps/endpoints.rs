@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use specola_datapath_common::endpoint::{
-    EndpointRecord, HOST_SLOT, IFINDEX_HINTS, MAX_SLOTS, PolicyState, policy_flags,
+    ADDRESS_HINTS, EndpointRecord, HOST_SLOT, IFINDEX_HINTS, MAX_SLOTS, PolicyState, address_hint,
+    policy_flags,
 };
-use specola_datapath_common::names;
+use specola_datapath_common::{names, v4_mapped};
 
 use super::words::Words;
 use super::{MapsError, take, take_as};
@@ -61,17 +62,21 @@ pub(crate) struct EndpointTable {
     _array: Map,
     by_ifindex: HashMap<MapData, u32, u32>,
     /// Where the programs look first. Never wrong for long: what a record does not confirm counts for nothing.
-    hints: Words,
-    _hints: Map,
+    by_interface: Words,
+    by_address: Words,
+    _hints: [Map; 2],
 }
 
 impl EndpointTable {
     pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapsError> {
         let records = size_of::<EndpointRecord>() * MAX_SLOTS as usize;
         let (words, array) = Self::map(ebpf, names::ENDPOINTS, records)?;
-        let hints = size_of::<u64>() * IFINDEX_HINTS as usize;
-        let (hints, _hints) = Self::map(ebpf, names::IFINDEX_HINT, hints)?;
-        Ok(Self { words, _array: array, by_ifindex: take_as(ebpf, names::IFINDEX_SLOT)?, hints, _hints })
+        let hints = |entries: u32| size_of::<u64>() * entries as usize;
+        let (by_interface, interfaces) = Self::map(ebpf, names::IFINDEX_HINT, hints(IFINDEX_HINTS))?;
+        let (by_address, addresses) = Self::map(ebpf, names::ADDRESS_HINT, hints(ADDRESS_HINTS))?;
+        let by_ifindex = take_as(ebpf, names::IFINDEX_SLOT)?;
+        let _hints = [interfaces, addresses];
+        Ok(Self { words, _array: array, by_ifindex, by_interface, by_address, _hints })
     }
 
     /// Maps an array's memory; the array itself keeps it alive.
@@ -123,7 +128,7 @@ impl EndpointTable {
         let word = EndpointRecord::word_of(EndpointRecord::active(old), next_epoch(old));
         self.write_fields(slot, &EndpointRecord { policy: [PolicyState::default(); 2], word, ..*record });
         self.words.word(Self::first_word(slot)).store(word, Ordering::Release);
-        self.index(slot, record.ifindex)
+        self.index(slot, record)
     }
 
     /// Writes the fields of a live endpoint that do not belong to its policy, and lets cached verdicts expire.
@@ -133,18 +138,23 @@ impl EndpointTable {
         if old.identity != record.identity {
             self.flip(slot, EndpointRecord::active(old.word));
         }
-        self.index(slot, record.ifindex)
+        self.index(slot, record)
     }
 
-    /// Makes packets of an interface find a slot. The host endpoint has none of its own.
-    fn index(&mut self, slot: u16, ifindex: u32) -> Result<(), MapsError> {
+    /// Makes packets of an interface, and to its addresses, find a slot. The host endpoint has none of its own.
+    fn index(&mut self, slot: u16, record: &EndpointRecord) -> Result<(), MapsError> {
         if slot == HOST_SLOT {
             return Ok(());
         }
-        let hint = ifindex as usize % IFINDEX_HINTS as usize;
-        self.hints.word(hint).store(u64::from(slot), Ordering::Relaxed);
+        for address in [v4_mapped(record.ipv4), record.ipv6] {
+            let [.., a, b, c, d, e, f, g, h] = address;
+            let hint = address_hint(u64::from_be_bytes([a, b, c, d, e, f, g, h])) as usize;
+            self.by_address.word(hint).store(u64::from(slot), Ordering::Relaxed);
+        }
+        let hint = record.ifindex as usize % IFINDEX_HINTS as usize;
+        self.by_interface.word(hint).store(u64::from(slot), Ordering::Relaxed);
         self.by_ifindex
-            .insert(ifindex, u32::from(slot), 0)
+            .insert(record.ifindex, u32::from(slot), 0)
             .map_err(MapsError::kernel(names::IFINDEX_SLOT, "insert"))
     }
 

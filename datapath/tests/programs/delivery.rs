@@ -2,6 +2,7 @@
 
 use specola_datapath::abi::{
     direction,
+    endpoint::policy_flags,
     event::{ct_state, flags, kind, point},
     names::{FROM_CONTAINER, FROM_HOST, FROM_NETDEV, TO_CONTAINER, TO_HOST, TO_NETDEV},
 };
@@ -97,23 +98,27 @@ fn to_the_node_itself_without_a_host_device() {
 
 #[test]
 fn from_the_network_and_the_host_to_a_pod() {
-    for (program, source) in
-        [(FROM_NETDEV, REMOTE.0), (FROM_NETDEV, WORLD.0), (FROM_HOST, NODE.0), (FROM_HOST, WORLD.0)]
+    let sources =
+        [(FROM_NETDEV, REMOTE.0), (FROM_NETDEV, WORLD.0), (FROM_HOST, NODE.0), (FROM_HOST, WORLD.0)];
+    for ((program, source), hint) in
+        sources.into_iter().flat_map(|case| [0, A.slot, B.slot].map(|hint| (case, hint)))
     {
         let mut kernel = Kernel::new();
         kernel.open();
+        kernel.hint(B.v4, hint);
         // A mark that came along is worth nothing.
         let mark = if program == FROM_NETDEV { INGRESS_DONE } else { 0 };
         let run = kernel.run_marked(program, None, &Frame::v4(source, B.v4).udp(1, 2).bytes(), mark);
         assert_eq!(
             (run.action, run.mark, run.events.len()),
             (REDIRECT, INGRESS_DONE, 2),
-            "{program} {source}"
+            "{program} {source} {hint}"
         );
         assert_eq!(macs(&run.frame), (&B.mac[..], &B.host_mac[..]));
         let trace = run.events[1];
         assert_eq!((trace.obs_point, trace.endpoint_id), (point::TO_ENDPOINT, B.id));
         assert_eq!((trace.src_mac, trace.dst_mac), (SRC_MAC, DST_MAC));
+        assert_eq!(trace.dst_identity, B.identity);
     }
 }
 
@@ -172,4 +177,46 @@ fn a_receiver_that_went_away_is_closed() {
     kernel.endpoint(LocalPod { identity: 0, ..B }, 0, 0);
     let run = kernel.run(FROM_NETDEV, None, &Frame::v4(REMOTE.0, B.v4).udp(1, 2).bytes());
     assert_eq!((run.action, run.only().kind, run.only().verdict), (SHOT, kind::DROP, -203));
+}
+
+fn frame(from: &str, to: &str) -> Frame {
+    Frame::new(from.parse().unwrap(), to.parse().unwrap())
+}
+
+#[test]
+fn a_hint_saves_the_search() {
+    for program in [FROM_NETDEV, FROM_HOST] {
+        for (from, to) in [(REMOTE.0, B.v4), (REMOTE.1, B.v6)] {
+            let mut kernel = Kernel::new();
+            kernel.open();
+            kernel.forget(to);
+            let run = kernel.run(program, None, &frame(from, to).udp(1, 2).bytes());
+            assert_eq!((run.action, run.events[0].dst_identity), (REDIRECT, B.identity), "{program} {to}");
+        }
+    }
+}
+
+#[test]
+fn a_hint_counts_only_if_the_endpoint_confirms_it() {
+    let mut kernel = Kernel::new();
+    kernel.open();
+    let without_addresses = LocalPod { v4: "0.0.0.0", v6: "::", ..B };
+    kernel.endpoint(without_addresses, policy_flags::READY, 1);
+    // Half of a pod's address is not enough, nor is no address.
+    let others = [
+        (REMOTE.0, "10.99.0.1"),
+        (REMOTE.0, "0.0.0.0"),
+        (REMOTE.1, "::"),
+        (REMOTE.1, "fd00:9::1"),
+        (REMOTE.1, "fd00:1:0:0:9::1"),
+    ];
+    for program in [FROM_NETDEV, FROM_HOST] {
+        for (from, to) in others {
+            for slot in [A.slot, B.slot] {
+                kernel.hint(to, slot);
+                let run = kernel.run(program, None, &frame(from, to).udp(1, 2).bytes());
+                assert_eq!((run.action, run.events.len()), (OK, 0), "{program} {to} {slot}");
+            }
+        }
+    }
 }

@@ -12,7 +12,7 @@ use specola_datapath::{
     abi::{
         config::{self, host_mode},
         conntrack::{CtKey4, CtKey6, CtValue},
-        endpoint::{EndpointRecord, HOST_SLOT, PolicyState, policy_flags},
+        endpoint::{EndpointRecord, HOST_SLOT, PolicyState, address_hint, policy_flags},
         event::Event,
         fold::{FOLD_ENTRIES, FoldCount, FoldKey},
         ipcache::{IpInfo, IpKey, ip_flags},
@@ -201,8 +201,10 @@ impl Kernel {
         for pod in [A, B] {
             self.endpoint(pod, policy_flags::READY, 1);
             let info = IpInfo { identity: pod.identity, slot: pod.slot, ..IpInfo::default() };
-            self.ip(pod.v4, info);
-            self.ip(pod.v6, info);
+            for address in [pod.v4, pod.v6] {
+                self.ip(address, info);
+                self.hint(address, pod.slot);
+            }
         }
         for (address, info) in [
             (REMOTE.0, IpInfo { identity: REMOTE.2, ..IpInfo::default() }),
@@ -249,6 +251,22 @@ impl Kernel {
         let mut cache: HashMap<_, Raw<IpKey>, Raw<IpInfo>> =
             HashMap::try_from(self.ebpf.map_mut(names::IPCACHE).unwrap()).unwrap();
         cache.insert(Raw(key), Raw(info), 0).unwrap();
+    }
+
+    /// Says in which slot the programs look first for a pod with this address.
+    pub(crate) fn hint(&mut self, address: &str, slot: u16) {
+        let [.., a, b, c, d, e, f, g, h] = octets16(address);
+        let index = address_hint(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
+        let mut hints: Array<_, u64> =
+            Array::try_from(self.ebpf.map_mut(names::ADDRESS_HINT).unwrap()).unwrap();
+        hints.set(index, u64::from(slot), 0).unwrap();
+    }
+
+    /// Takes an address out of the cache.
+    pub(crate) fn forget(&mut self, address: &str) {
+        let mut cache: HashMap<_, Raw<IpKey>, Raw<IpInfo>> =
+            HashMap::try_from(self.ebpf.map_mut(names::IPCACHE).unwrap()).unwrap();
+        cache.remove(&Raw(IpKey { addr: octets16(address) })).unwrap();
     }
 
     pub(crate) fn set_node_epoch(&mut self, epoch: u64) {

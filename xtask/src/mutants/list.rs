@@ -25,6 +25,8 @@ const fn mutant(
 const POLICY: &str = "ebpf/src/policy.rs";
 const CONNTRACK: &str = "ebpf/src/conntrack.rs";
 const SPOOF: &str = "ebpf/src/spoof.rs";
+const ENDPOINT: &str = "ebpf/src/endpoint.rs";
+const HOST: &str = "ebpf/src/host.rs";
 const PARSE: &str = "ebpf/src/parse.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -237,6 +239,76 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a pod of the same node is not protected by its ingress policy",
         "    decide(work, track, receiver)?;\n    hand_over",
         "    work.event.dst_identity = receiver.record.identity;\n    hand_over",
+    ),
+    mutant(
+        "address hint believed",
+        ENDPOINT,
+        "a packet goes to a pod that has another address",
+        "own != 0 && own == address.v4()",
+        "own != 0",
+    ),
+    mutant(
+        "hint for no address",
+        ENDPOINT,
+        "a pod without IPv4 gets packets to 0.0.0.0",
+        "own != 0 && own == address.v4()",
+        "own == address.v4()",
+    ),
+    mutant(
+        "IPv6 hint half checked",
+        ENDPOINT,
+        "a packet goes to a pod whose address is the same in its first quarter",
+        "endpoint.ipv6().0 == address.quads().0",
+        "endpoint.ipv6().0[0] == address.quads().0[0]",
+    ),
+    mutant(
+        "audited node is closed",
+        HOST,
+        "what policy would deny the node is dropped in audit mode",
+        "let is_strict = is_governed && state.flags & policy_flags::AUDIT == 0;",
+        "let is_strict = is_governed;",
+    ),
+    mutant(
+        "panic-off forgotten",
+        HOST,
+        "a suspended host policy still drops",
+        "state.flags & GOVERNED == GOVERNED && !is_suspended()",
+        "state.flags & GOVERNED == GOVERNED",
+    ),
+    mutant(
+        "host policy not asked",
+        HOST,
+        "an enforced host policy lets everything pass",
+        "if self.is_governed && !is_dhcp_client(work, question.direction) {",
+        "if self.is_governed && question.direction == 9 {",
+    ),
+    mutant(
+        "node cut off from its lease",
+        HOST,
+        "a closed node cannot renew its address by DHCP",
+        "if self.is_governed && !is_dhcp_client(work, question.direction) {",
+        "if self.is_governed {",
+    ),
+    mutant(
+        "routed group membership",
+        HOST,
+        "IGMP from beyond the link passes a closed node",
+        "work.event.proto == IGMP && work.hop_limit == 1",
+        "work.event.proto == IGMP",
+    ),
+    mutant(
+        "packets of others judged",
+        "ebpf/src/to_netdev.rs",
+        "what the node forwards counts as its own",
+        "if !host::is_own(&work.src, &src, version) {",
+        "if !host::is_own(&work.src, &src, version) && version == 0 {",
+    ),
+    mutant(
+        "wake-up before the word is cleared",
+        "ebpf/src/wake.rs",
+        "a reader that sleeps again is never woken",
+        "    unsafe { ptr::write_volatile(asleep, 0) };\n    wake();",
+        "    wake();\n    unsafe { ptr::write_volatile(asleep, 1) };",
     ),
     mutant(
         "ICMP type forgotten",
