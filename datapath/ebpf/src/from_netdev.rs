@@ -5,7 +5,11 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use specola_datapath_common::{direction, ipcache::{IpInfo, ip_flags}, metrics::drop};
+use specola_datapath_common::{
+    direction,
+    ipcache::{IpInfo, ip_flags},
+    metrics::drop,
+};
 
 use crate::{
     conntrack,

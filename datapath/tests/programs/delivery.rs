@@ -189,7 +189,7 @@ fn a_hint_saves_the_search() {
         for (from, to) in [(REMOTE.0, B.v4), (REMOTE.1, B.v6)] {
             let mut kernel = Kernel::new();
             kernel.open();
-            kernel.forget(to);
+            kernel.forget_address(to);
             let run = kernel.run(program, None, &frame(from, to).udp(1, 2).bytes());
             assert_eq!((run.action, run.events[0].dst_identity), (REDIRECT, B.identity), "{program} {to}");
         }

@@ -263,7 +263,7 @@ impl Kernel {
     }
 
     /// Takes an address out of the cache.
-    pub(crate) fn forget(&mut self, address: &str) {
+    pub(crate) fn forget_address(&mut self, address: &str) {
         let mut cache: HashMap<_, Raw<IpKey>, Raw<IpInfo>> =
             HashMap::try_from(self.ebpf.map_mut(names::IPCACHE).unwrap()).unwrap();
         cache.remove(&Raw(IpKey { addr: octets16(address) })).unwrap();
