@@ -27,6 +27,7 @@ mod net;
 mod node;
 mod persist;
 mod preflight;
+mod revision;
 mod run;
 mod store;
 mod sweep;

@@ -53,6 +53,7 @@ use crate::endpoint::Turn;
 use crate::identity::LocalIdentities;
 use crate::ipam::Ipam;
 use crate::metrics::AgentMetrics;
+use crate::revision::Revisions;
 use crate::store::{Contents, NodeSpec, Store};
 use crate::warnings::Warnings;
 
@@ -90,6 +91,7 @@ pub(crate) struct NodeParts {
     pub(crate) directory: DirectoryWriter,
     pub(crate) ipam: Ipam,
     pub(crate) cookies: CookieTable,
+    pub(crate) revisions: Revisions,
     pub(crate) local_identities: LocalIdentities,
     pub(crate) metrics: AgentMetrics,
     pub(crate) warnings: Warnings,
@@ -186,6 +188,7 @@ pub(crate) struct Node {
     feed: DirectoryFeed,
     ipam: Ipam,
     cookies: CookieTable,
+    revisions: Revisions,
     local_identities: LocalIdentities,
     metrics: AgentMetrics,
     warnings: Warnings,
@@ -230,8 +233,10 @@ impl Node {
         let addresses =
             NodeAddresses::new(&settings.internal_ips, parts.ipam.routers(), settings.local_ips.clone());
         let host = settings.host.as_ref().map(|_| HostEndpoint::default());
+        let mut engine = Engine::new(settings.policy.clone());
+        engine.advance(parts.revisions.latest());
         Ok(Self {
-            engine: Engine::new(settings.policy.clone()),
+            engine,
             settings,
             host,
             addresses,
@@ -240,6 +245,7 @@ impl Node {
             feed,
             ipam: parts.ipam,
             cookies: parts.cookies,
+            revisions: parts.revisions,
             local_identities: parts.local_identities,
             metrics: parts.metrics,
             warnings: parts.warnings,

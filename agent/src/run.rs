@@ -42,6 +42,7 @@ use crate::metrics::{AgentMetrics, ScrapedCounts};
 use crate::net::{AddressWatch, Net};
 use crate::node::{HeldFlows, Node, NodeHandle, NodeInputs, NodeParts, NodeSettings};
 use crate::persist;
+use crate::revision::Revisions;
 use crate::store::{Contents, DirectoryStore, NoStore, Store};
 use crate::sweep::Sweeper;
 use crate::synthetic::run_synthetic;
@@ -123,6 +124,7 @@ impl Agent {
             directory: writer,
             ipam: state.ipam,
             cookies: state.cookies,
+            revisions: state.revisions,
             local_identities: state.local_identities,
             metrics: metrics.agent.clone(),
             warnings: warnings.clone(),
@@ -187,6 +189,7 @@ pub(crate) fn report(outcome: &Outcome) {
 struct LocalState {
     ipam: Ipam,
     cookies: CookieTable,
+    revisions: Revisions,
     local_identities: LocalIdentities,
 }
 
@@ -201,6 +204,7 @@ impl LocalState {
         Ok(Self {
             ipam,
             cookies: CookieTable::open(&file("cookies.jsonl")).context("cookies")?,
+            revisions: Revisions::open(&file("revisions.jsonl")).context("policy revisions")?,
             local_identities: LocalIdentities::open(&file("identities.json")).context("local identities")?,
         })
     }

@@ -81,6 +81,22 @@ impl Engine {
         revision
     }
 
+    /// Goes on from the revision of an earlier process; see [`Repository::advance`].
+    pub fn advance(&mut self, revision: u64) {
+        self.repository.advance(revision);
+    }
+
+    /// [`Self::upsert`] of a policy that has had this revision since an earlier process; see [`Repository::restore`].
+    pub fn restore(&mut self, object: PolicyObject, revision: u64) -> u64 {
+        let reference = object.reference.clone();
+        if object.refers_to_objects() {
+            self.referring.insert(reference.clone());
+        }
+        let revision = self.repository.restore(object, revision);
+        self.follow(&reference);
+        revision
+    }
+
     /// Removes a policy and returns the new revision; none when it was not there.
     pub fn remove(&mut self, reference: &PolicyRef) -> Option<u64> {
         let revision = self.repository.remove(reference)?;

@@ -158,6 +158,23 @@ impl Repository {
         self.revision
     }
 
+    /// Goes on from the revision of an earlier process, if that is higher. Never goes back.
+    pub fn advance(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// [`Self::upsert`] of a policy that has had this revision since an earlier process: it is no change. One that is
+    /// there already, or a revision that was not reached yet, makes it an ordinary change.
+    pub fn restore(&mut self, object: PolicyObject, revision: u64) -> u64 {
+        if revision > self.revision || self.policies.contains_key(&object.reference) {
+            return self.upsert(object);
+        }
+        let rules = compile_object(&object, revision, &self.settings, &self.objects);
+        self.count_prefixes(&object, true);
+        self.policies.insert(object.reference.clone(), StoredPolicy { object, revision, rules });
+        revision
+    }
+
     /// Removes a policy and returns the new revision; none when it was not there.
     pub fn remove(&mut self, reference: &PolicyRef) -> Option<u64> {
         let old = self.policies.remove(reference)?;

@@ -57,7 +57,8 @@ impl Node {
         }
         let addresses_known = (!is_new || self.refresh_records()) & self.upsert_ips(changes);
         if addresses_known {
-            self.take_policies();
+            let result = self.take_policies();
+            self.note_as("policy revisions", result);
         }
         let realized = self.realize() && addresses_known;
         if addresses_known {
@@ -105,9 +106,9 @@ impl Node {
     }
 
     /// Makes the engine's policies equal to the desired ones.
-    fn take_policies(&mut self) {
+    fn take_policies(&mut self) -> anyhow::Result<()> {
         if !self.has_new_policies() {
-            return;
+            return Ok(());
         }
         let repository = self.engine.repository();
         let before = repository.revision();
@@ -120,24 +121,39 @@ impl Node {
         take_objects(&mut self.engine, self.taken.as_deref(), &self.desired);
         for reference in gone {
             let object = self.engine.repository().get(&reference).map(|stored| stored.object().clone());
-            self.engine.remove(&reference);
+            if let Some(revision) = self.engine.remove(&reference) {
+                self.revisions.note_gone(&reference, revision)?;
+            }
             if let Some(object) = object {
                 self.notices.policy_deleted(&object, self.engine.repository().revision());
             }
         }
         for policy in self.new_policies() {
             let known = self.engine.repository().revision();
-            self.engine.upsert((*policy).clone());
+            match self.revisions.recall(&policy) {
+                Some(revision) => self.engine.restore((*policy).clone(), revision),
+                None => self.engine.upsert((*policy).clone()),
+            };
             let revision = self.engine.repository().revision();
             if revision > known {
+                self.revisions.note(&policy, revision)?;
                 self.notices.policy_updated(&policy, revision);
             }
         }
+        for reference in self.revisions.take_forgotten() {
+            // Removed while no agent ran, or another one now, which has said so itself.
+            if self.engine.repository().get(&reference).is_none() {
+                self.engine.advance(self.engine.repository().revision() + 1);
+                self.revisions.note_gone(&reference, self.engine.repository().revision())?;
+            }
+        }
+        self.revisions.commit(self.engine.repository().revision())?;
         self.taken = Some(Arc::clone(&self.desired));
         let repository = self.engine.repository();
         if repository.revision() != before {
             tracing::info!(revision = repository.revision(), policies = repository.len(), "policies changed");
         }
+        Ok(())
     }
 
     fn wanted_ips(&self) -> HashMap<IpNet, IpInfo> {

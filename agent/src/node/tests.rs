@@ -16,6 +16,7 @@ use crate::store::DirectoryStore;
 
 mod notices;
 mod overflow;
+mod revisions;
 mod takeover;
 
 /// What the kernel holds, shared with the test.
@@ -218,6 +219,7 @@ impl Fixture {
             store: Arc::clone(&store) as Arc<dyn Store>,
             directory: writer,
             ipam: Ipam::open(&path("ipam.json"), &cidrs).expect("opens"),
+            revisions: Revisions::open(&path("revisions.jsonl")).expect("opens"),
             cookies: CookieTable::open(&path("cookies.jsonl")).expect("opens"),
             local_identities: LocalIdentities::open(&path("identities.json")).expect("opens"),
             metrics: AgentMetrics::new(),
