@@ -4,8 +4,8 @@ use ipnet::IpNet;
 use specola_labels::{CLUSTER_KEY, Family, Label, LabelSet, Requirement, Selector, SelectorKey, source};
 
 use crate::objects::{Objects, Service};
-use crate::repository::{IpFamilies, Settings};
 use crate::rule::{Entity, Peer};
+use crate::settings::{IpFamilies, Settings};
 
 /// A peer in terms of identities.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]

@@ -18,10 +18,11 @@ use self::subject::SubjectState;
 use crate::identities::{IdentityTable, NamedPorts};
 use crate::map_state::{Diff, MapState};
 use crate::objects::{CidrGroup, Service};
-use crate::repository::{CompiledRule, Repository, Settings};
+use crate::repository::{CompiledRule, Repository};
 use crate::resolve::{EndpointPolicy, ResolveError, Subject, peers_with_names};
 use crate::rule::{PolicyObject, PolicyRef};
 use crate::selectors::SelectorCache;
+use crate::settings::Settings;
 
 /// Number of a subject while it is held.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -21,6 +21,7 @@ pub mod request;
 mod resolve;
 pub mod rule;
 mod selectors;
+mod settings;
 mod tier;
 mod yaml;
 
@@ -36,6 +37,7 @@ pub use map_state::{
 };
 pub use objects::{CidrGroup, Service};
 pub use origin::{Origin, OriginKind, OriginSet, Section};
-pub use repository::{AllowLocalhost, IpFamilies, Mode, Repository, Settings, StoredPolicy};
+pub use repository::{Repository, StoredPolicy};
 pub use resolve::{EndpointPolicy, ResolveError, Subject, resolve};
 pub use rule::{PolicyKind, PolicyObject, PolicyRef};
+pub use settings::{AllowLocalhost, IpFamilies, Mode, Settings};

@@ -1,73 +1,18 @@
 //! The policies in force, with a revision that grows with every change.
 
+mod compiled;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use specola_labels::{Family, LabelSet};
+use specola_labels::LabelSet;
 
-use crate::compile::{PeerSelector, compile_peer, peer_prefixes};
+pub(crate) use self::compiled::{CompiledEntry, CompiledRule, DirectionRule};
+use crate::compile::peer_prefixes;
 use crate::objects::{CidrGroup, Objects, Service};
-use crate::origin::{Origin, OriginSet, Section};
-use crate::resolve::Atoms;
-use crate::rule::{
-    Action, AuthMode, AwsGroup, DnsRule, L4, Peer, PolicyObject, PolicyRef, Rule, RuleEntry, RuleSubject,
-};
-use crate::tier::Rank;
-
-/// What the engine needs to know of the cluster.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Settings {
-    /// Name of the local cluster.
-    pub cluster_name: String,
-    /// When policy is enforced.
-    pub mode: Mode,
-    /// Whether the local node may always reach its endpoints.
-    pub allow_localhost: AllowLocalhost,
-    /// Address families in use; decides the names of the world labels.
-    pub ip_families: IpFamilies,
-    /// Whether policies select and govern the host.
-    pub host_firewall: bool,
-    /// Whether endpoint selectors of peers mean the local cluster unless they say otherwise.
-    pub default_local_cluster: bool,
-    /// Largest number of entries in one endpoint's map.
-    pub max_entries: usize,
-}
-
-/// When policy is enforced.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum Mode {
-    /// Where a policy selects the endpoint.
-    #[default]
-    Default,
-    /// Everywhere.
-    Always,
-    /// Nowhere.
-    Never,
-}
-
-/// Whether the local node may always reach its endpoints.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum AllowLocalhost {
-    /// As Kubernetes needs it: always.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-    /// As policies say.
-    Policy,
-}
-
-/// Address families in use.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum IpFamilies {
-    /// IPv4 only; the world is `reserved:world`.
-    V4,
-    /// IPv6 only; the world is `reserved:world`.
-    V6,
-    /// Both; the worlds are `reserved:world-ipv4` and `reserved:world-ipv6`.
-    Dual,
-}
+use crate::rule::{AwsGroup, DnsRule, Peer, PolicyObject, PolicyRef};
+use crate::settings::Settings;
 
 /// All policies in force.
 #[derive(Debug)]
@@ -86,44 +31,6 @@ pub struct StoredPolicy {
     object: PolicyObject,
     revision: u64,
     rules: Vec<Arc<CompiledRule>>,
-}
-
-/// A rule in terms of identities.
-#[derive(Debug)]
-pub(crate) struct CompiledRule {
-    pub(crate) subject: RuleSubject,
-    pub(crate) ingress: DirectionRule,
-    pub(crate) egress: DirectionRule,
-}
-
-/// What a rule has for one direction.
-#[derive(Debug)]
-pub(crate) struct DirectionRule {
-    /// Whether the rule concerns the direction at all.
-    pub(crate) present: bool,
-    pub(crate) default_deny: bool,
-    /// What only this rule drops passes, and is reported as audited.
-    pub(crate) audit: bool,
-    /// Names the rule where it is the selection that decides.
-    pub(crate) selected_by: Arc<Origin>,
-    pub(crate) entries: Vec<CompiledEntry>,
-}
-
-/// An entry in terms of identities.
-#[derive(Debug)]
-pub(crate) struct CompiledEntry {
-    pub(crate) action: Action,
-    pub(crate) rank: Rank,
-    pub(crate) auth: Option<AuthMode>,
-    /// A deny by this entry alone is only reported.
-    pub(crate) audit: bool,
-    pub(crate) peers: Vec<PeerSelector>,
-    pub(crate) l4: L4,
-    /// The same as blocks of ports.
-    pub(crate) atoms: Atoms,
-    pub(crate) origin: Arc<Origin>,
-    /// The set of this one origin.
-    pub(crate) origins: OriginSet,
 }
 
 impl Repository {
@@ -149,7 +56,7 @@ impl Repository {
             return stored.revision;
         }
         self.revision += 1;
-        let rules = compile_object(&object, self.revision, &self.settings, &self.objects);
+        let rules = compiled::compile(&object, self.revision, &self.settings, &self.objects);
         self.count_prefixes(&object, true);
         let stored = StoredPolicy { object, revision: self.revision, rules };
         if let Some(old) = self.policies.insert(stored.object.reference.clone(), stored) {
@@ -301,7 +208,8 @@ impl Repository {
             self.revision += 1;
             self.prefixes = self.count_all_prefixes();
             for stored in self.policies.values_mut().filter(|stored| stored.object.refers_to_objects()) {
-                stored.rules = compile_object(&stored.object, stored.revision, &self.settings, &self.objects);
+                stored.rules =
+                    compiled::compile(&stored.object, stored.revision, &self.settings, &self.objects);
             }
         }
         self.revision
@@ -368,121 +276,4 @@ impl StoredPolicy {
     pub(crate) fn rules(&self) -> &[Arc<CompiledRule>] {
         &self.rules
     }
-}
-
-impl CompiledEntry {
-    fn new(entry: &RuleEntry, rank: Rank, audit: bool, peers: Vec<PeerSelector>, origin: Origin) -> Self {
-        let origin = Arc::new(origin);
-        Self {
-            action: entry.action,
-            rank,
-            auth: entry.auth,
-            audit,
-            peers,
-            l4: entry.l4.clone(),
-            atoms: Atoms::new(&entry.l4),
-            origins: OriginSet::of(Arc::clone(&origin)),
-            origin,
-        }
-    }
-}
-
-impl CompiledRule {
-    pub(crate) fn direction(&self, egress: bool) -> &DirectionRule {
-        if egress { &self.egress } else { &self.ingress }
-    }
-
-    /// Whether an entry of the direction looks at requests.
-    pub(crate) fn has_requests(&self, egress: bool) -> bool {
-        self.direction(egress).entries.iter().any(|entry| entry.needs_agreement())
-    }
-
-    pub(crate) fn selects(&self, labels: &LabelSet, is_host: bool) -> bool {
-        match &self.subject {
-            RuleSubject::Endpoints(selector) => !is_host && selector.matches(labels),
-            RuleSubject::Nodes(selector) => is_host && selector.matches(labels),
-        }
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            cluster_name: "default".to_owned(),
-            mode: Mode::Default,
-            allow_localhost: AllowLocalhost::Auto,
-            ip_families: IpFamilies::Dual,
-            host_firewall: false,
-            default_local_cluster: true,
-            max_entries: 16_384,
-        }
-    }
-}
-
-impl IpFamilies {
-    /// Whether the family is in use.
-    pub const fn has(self, family: Family) -> bool {
-        matches!((self, family), (Self::Dual, _) | (Self::V4, Family::V4) | (Self::V6, Family::V6))
-    }
-}
-
-fn compile_object(
-    object: &PolicyObject,
-    revision: u64,
-    settings: &Settings,
-    objects: &Objects,
-) -> Vec<Arc<CompiledRule>> {
-    let compile = |(index, rule): (usize, &Rule)| {
-        let origin = |section, rule_index| Origin {
-            kind: object.reference.kind.into(),
-            namespace: object.reference.namespace.clone(),
-            name: object.reference.name.clone(),
-            uid: object.uid.clone(),
-            section,
-            rule_index,
-            labels: rule_labels(object, rule),
-            revision,
-            log: rule.log.clone(),
-        };
-        let direction = |egress: bool| DirectionRule {
-            present: if egress { rule.has_egress } else { rule.has_ingress },
-            default_deny: if egress { rule.default_deny_egress } else { rule.default_deny_ingress },
-            audit: object.audit,
-            selected_by: Arc::new(origin(Section::allow(egress), u32::try_from(index).unwrap_or(u32::MAX))),
-            entries: rule
-                .entries
-                .iter()
-                .filter(|entry| entry.section.is_egress() == egress)
-                .map(|entry| {
-                    let peers = entry.peers.iter().flat_map(|peer| compile_peer(peer, settings, objects));
-                    let rank = Rank::new(rule.tier, rule.priority, entry.index);
-                    let origin = origin(entry.section, entry.index);
-                    CompiledEntry::new(entry, rank, object.audit, peers.collect(), origin)
-                })
-                .collect(),
-        };
-        let (ingress, egress) = (direction(false), direction(true));
-        Arc::new(CompiledRule { subject: rule.subject.clone(), ingress, egress })
-    };
-    object.rules.iter().enumerate().map(compile).collect()
-}
-
-/// Labels that say which object a rule comes from, then the rule's own.
-fn rule_labels(object: &PolicyObject, rule: &Rule) -> Vec<String> {
-    let reference = &object.reference;
-    let derived = [
-        ("derived-from", reference.kind.as_str()),
-        ("name", reference.name.as_str()),
-        ("namespace", reference.namespace.as_str()),
-        ("uid", object.uid.as_str()),
-    ];
-    let mut labels: Vec<String> = derived
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(key, value)| format!("k8s:io.cilium.k8s.policy.{key}={value}"))
-        .collect();
-    let mut own: Vec<String> = rule.labels.iter().map(ToString::to_string).collect();
-    own.sort();
-    labels.extend(own);
-    labels
 }

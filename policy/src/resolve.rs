@@ -12,10 +12,9 @@ use crate::compile::PeerSelector;
 use crate::identities::{IdentityTable, NamedPorts};
 use crate::map_state::{Diff, Entry, Key, MapBuilder, MapState, PRECEDENCE_ALLOW_ANY, Saying, byte};
 use crate::origin::{Origin, OriginSet};
-use crate::repository::{
-    AllowLocalhost, CompiledEntry, CompiledRule, DirectionRule, Mode, Repository, Settings,
-};
+use crate::repository::{CompiledEntry, CompiledRule, DirectionRule, Repository};
 use crate::rule::Tier;
+use crate::settings::{AllowLocalhost, Mode, Settings};
 use crate::tier::{Levels, Rank};
 
 /// The endpoint that a map is for.

@@ -6,8 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ParseOptions;
-use crate::repository::{AllowLocalhost, IpFamilies, Mode, Settings};
 use crate::request::{HttpRequest, KafkaRequest, Request};
+use crate::settings::{AllowLocalhost, IpFamilies, Mode, Settings};
 use crate::yaml::Node as YamlNode;
 
 /// Clusters, and cases that are played in them.

@@ -2,7 +2,7 @@ use specola_labels::{Label, LabelSet};
 
 use super::*;
 use crate::api::parse_policies;
-use crate::repository::Settings;
+use crate::settings::Settings;
 
 const DENY_ALL: &str = "\
 apiVersion: cilium.io/v2
