@@ -191,6 +191,14 @@ impl Agent for AdminService {
         Ok(Response::new(pb::ListIdentitiesResponse { identities }))
     }
 
+    async fn list_addresses(
+        &self,
+        _request: Request<pb::ListAddressesRequest>,
+    ) -> Result<Response<pb::ListAddressesResponse>, Status> {
+        let addresses = self.node.call(|node| node.show_addresses()).await?;
+        Ok(Response::new(pb::ListAddressesResponse { addresses }))
+    }
+
     async fn get_policy(
         &self,
         request: Request<pb::GetPolicyRequest>,

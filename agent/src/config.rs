@@ -1,6 +1,7 @@
 //! Settings of the agent, as command line flags.
 
 mod flows;
+mod language;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +12,11 @@ use std::time::Duration;
 
 use specola_datapath::AttachMode;
 use specola_flow_server::TlsFiles;
-use specola_policy::{Mode, ParseOptions};
+use specola_policy::Mode;
 use specola_telemetry::LogFormat;
 
 pub use self::flows::{FlowExportConfig, FlowMetricsConfig};
+pub use self::language::{LocalhostRule, PolicyLanguage};
 use crate::host::Devices;
 
 /// Settings of one agent. The defaults suit a plain host.
@@ -78,9 +80,8 @@ pub struct AgentConfig {
     /// specola.io/policy-audit-mode=enabled.
     #[arg(long)]
     pub policy_audit_mode: bool,
-    /// Accept ClusterNetworkPolicy of Kubernetes (policy.networking.k8s.io/v1alpha2).
-    #[arg(long)]
-    pub enable_k8s_cluster_network_policy: bool,
+    #[command(flatten)]
+    pub language: PolicyLanguage,
     /// What an endpoint enforces while its policies need more map entries than fit (16384).
     #[arg(long, value_enum, default_value_t = PolicyOverflow::Keep)]
     pub policy_overflow: PolicyOverflow,
@@ -302,11 +303,6 @@ impl From<LogForm> for LogFormat {
             LogForm::Json => Self::Json,
         }
     }
-}
-
-/// The parts of the policy language that an agent enforces.
-pub(crate) const fn policy_language(cluster_network_policy: bool) -> ParseOptions {
-    ParseOptions { node_selector_labels: false, extended_protocols: false, cluster_network_policy }
 }
 
 /// The name of the machine, as an object may be called.

@@ -39,7 +39,8 @@ mod warnings;
 
 pub use cleanup::{Cleanup, CleanupPlan};
 pub use config::{
-    AgentConfig, Attach, FlowExportConfig, FlowMetricsConfig, Listen, LogForm, PolicyMode, PolicyOverflow,
+    AgentConfig, Attach, FlowExportConfig, FlowMetricsConfig, Listen, LocalhostRule, LogForm, PolicyLanguage,
+    PolicyMode, PolicyOverflow,
 };
 pub use host::{Devices, HostPolicy, HostPolicyState, Look};
 pub use preflight::{Check, Outcome, PreflightOptions, preflight};

@@ -32,7 +32,7 @@ use specola_directory::{DirectoryWriter, Held, LINGER};
 use specola_flow_server::AgentLog;
 use specola_labels::LabelFilter;
 use specola_lifecycle::Drain;
-use specola_policy::{Engine, IpFamilies, Settings};
+use specola_policy::{Engine, IpFamilies, ParseOptions, Settings};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::endpoints::{EndpointRequest, NodeError};
@@ -63,6 +63,8 @@ pub(crate) struct NodeSettings {
     pub(crate) node_name: String,
     pub(crate) cluster_name: String,
     pub(crate) policy: Settings,
+    /// Parts of the policy language that are on.
+    pub(crate) language: ParseOptions,
     pub(crate) overflow: PolicyOverflow,
     /// Policies of all endpoints are only reported.
     pub(crate) audit_mode: bool,

@@ -31,7 +31,7 @@ use self::peers::{PeerFollower, started};
 use self::reader::ReaderThread;
 use self::servers::spawn_servers;
 pub(crate) use self::servers::{spawn_metrics, spawn_observer};
-use crate::config::{AgentConfig, policy_language};
+use crate::config::AgentConfig;
 use crate::cookie::CookieTable;
 use crate::desired::{Desired, DesiredDirectory, Node as NodeObject};
 use crate::follow::{AddressFollower, DesiredFollower, RouteFollower, StoreFollower};
@@ -251,7 +251,7 @@ fn open_shared_store(config: &AgentConfig) -> anyhow::Result<Option<Arc<Director
 
 /// Reads the desired state, and waits until it has this node with its pod CIDRs. A machine without pods needs neither.
 async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory, NodeObject)> {
-    let language = policy_language(config.enable_k8s_cluster_network_policy);
+    let language = config.language.options();
     let memory = config.state_dir.join("desired.json");
     let mut files = DesiredDirectory::open(&config.desired_dir, &memory, language)?;
     let watch = DirWatch::new().context("watching the desired state")?;

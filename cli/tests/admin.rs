@@ -10,9 +10,9 @@ use specola_proto::specola::v1::get_endpoint_request::Key;
 use specola_proto::specola::v1::{
     AddEndpointRequest, AddEndpointResponse, DeleteEndpointRequest, DeleteEndpointResponse, Endpoint,
     EndpointState, GetEndpointRequest, GetEndpointResponse, GetPolicyRequest, GetPolicyResponse,
-    GetStatusRequest, GetStatusResponse, Identity, ListEndpointsRequest, ListEndpointsResponse,
-    ListIdentitiesRequest, ListIdentitiesResponse, ListMetricsRequest, ListMetricsResponse, MetricFamily,
-    PodRef, Policy, RefusedDocument,
+    GetStatusRequest, GetStatusResponse, Identity, ListAddressesRequest, ListAddressesResponse,
+    ListEndpointsRequest, ListEndpointsResponse, ListIdentitiesRequest, ListIdentitiesResponse,
+    ListMetricsRequest, ListMetricsResponse, MetricFamily, PodRef, Policy, RefusedDocument,
 };
 use tempfile::TempDir;
 use tokio::net::UnixListener;
@@ -81,10 +81,17 @@ impl Agent for SmallAgent {
         _: Request<ListIdentitiesRequest>,
     ) -> Result<Response<ListIdentitiesResponse>, Status> {
         let identities = vec![
-            Identity { id: 258, labels: vec!["k8s:app=backend".to_owned()] },
-            Identity { id: 2, labels: vec!["reserved:world".to_owned()] },
+            Identity { id: 258, labels: vec!["k8s:app=backend".to_owned()], ..Identity::default() },
+            Identity { id: 2, labels: vec!["reserved:world".to_owned()], ..Identity::default() },
         ];
         Ok(Response::new(ListIdentitiesResponse { identities }))
+    }
+
+    async fn list_addresses(
+        &self,
+        _: Request<ListAddressesRequest>,
+    ) -> Result<Response<ListAddressesResponse>, Status> {
+        Ok(Response::new(ListAddressesResponse::default()))
     }
 
     async fn get_policy(
@@ -104,7 +111,12 @@ impl Agent for SmallAgent {
         let wanted = (name.is_empty() || name == policy.name)
             && (namespace.is_empty() || namespace == policy.namespace);
         let policies = if wanted { vec![policy] } else { Vec::new() };
-        Ok(Response::new(GetPolicyResponse { revision: 4, policies, refused: refused() }))
+        Ok(Response::new(GetPolicyResponse {
+            revision: 4,
+            policies,
+            refused: refused(),
+            ..GetPolicyResponse::default()
+        }))
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {

@@ -23,6 +23,8 @@ pub struct End {
     pub identity: NumericIdentity,
     /// What policies select it by; none for an end that no policy governs here.
     pub subject: Option<Subject>,
+    /// What policies would drop at this end passes, and is reported as audited.
+    pub audit: bool,
 }
 
 /// A connection that somebody asks about.
@@ -88,7 +90,8 @@ fn steps(repository: &Repository, identities: &IdentityTable, connection: &Conne
         let subject = own.subject.as_ref()?;
         let Connection { proto, port, .. } = *connection;
         let packet = Packet { peer: peer.identity.0, egress, proto, port };
-        let decision = evaluate(repository, subject, identities, packet);
+        let mut decision = evaluate(repository, subject, identities, packet);
+        decision.audited |= own.audit && !decision.verdict.passes();
         let place = |origin: &Origin| (origin.clone(), place_in(repository, origin, decision.verdict));
         let places = decision.origins.iter().map(place).collect();
         let rules = repository.iter().filter(|stored| {

@@ -100,6 +100,14 @@ impl IdentityTable {
             .unwrap_or_default()
     }
 
+    /// Every named port of the identity's pods: name, IANA protocol number, number.
+    pub fn named_ports(&self, identity: NumericIdentity) -> impl Iterator<Item = (&str, u8, u16)> {
+        let ports = self.named_ports.get(&identity).into_iter().flatten();
+        ports.flat_map(|((name, proto), numbers)| {
+            numbers.iter().map(move |number| (name.as_str(), *proto, *number))
+        })
+    }
+
     /// Identities with named ports.
     pub(crate) fn with_named_ports(&self) -> impl Iterator<Item = NumericIdentity> {
         self.named_ports.keys().copied()

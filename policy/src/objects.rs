@@ -75,6 +75,16 @@ impl Objects {
         self.provider_groups.get(group).into_iter().flatten().map(IpNet::trunc)
     }
 
+    /// Groups of prefixes, in order.
+    pub(crate) fn all_groups(&self) -> impl Iterator<Item = &CidrGroup> {
+        self.groups.values()
+    }
+
+    /// Services, in order.
+    pub(crate) fn all_services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
     /// Prefixes of the groups that are meant.
     pub(crate) fn group_prefixes<'a>(
         &'a self,

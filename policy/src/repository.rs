@@ -57,11 +57,7 @@ impl Repository {
         }
         self.revision += 1;
         let rules = compiled::compile(&object, self.revision, &self.settings, &self.objects);
-        self.count_prefixes(&object, true);
-        let stored = StoredPolicy { object, revision: self.revision, rules };
-        if let Some(old) = self.policies.insert(stored.object.reference.clone(), stored) {
-            self.count_prefixes(&old.object, false);
-        }
+        self.insert(StoredPolicy { object, revision: self.revision, rules });
         self.revision
     }
 
@@ -76,9 +72,8 @@ impl Repository {
         if revision > self.revision || self.policies.contains_key(&object.reference) {
             return self.upsert(object);
         }
-        let rules = compile_object(&object, revision, &self.settings, &self.objects);
-        self.count_prefixes(&object, true);
-        self.policies.insert(object.reference.clone(), StoredPolicy { object, revision, rules });
+        let rules = compiled::compile(&object, revision, &self.settings, &self.objects);
+        self.insert(StoredPolicy { object, revision, rules });
         revision
     }
 
@@ -129,6 +124,16 @@ impl Repository {
             }
         }
         groups
+    }
+
+    /// Groups of prefixes that policies may refer to, in order.
+    pub fn cidr_groups(&self) -> impl Iterator<Item = &CidrGroup> {
+        self.objects.all_groups()
+    }
+
+    /// Services that policies may refer to, in order.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.objects.all_services()
     }
 
     /// Number of the last change, from 1.
@@ -213,6 +218,13 @@ impl Repository {
             }
         }
         self.revision
+    }
+
+    fn insert(&mut self, stored: StoredPolicy) {
+        self.count_prefixes(&stored.object, true);
+        if let Some(old) = self.policies.insert(stored.object.reference.clone(), stored) {
+            self.count_prefixes(&old.object, false);
+        }
     }
 
     fn count_prefixes(&mut self, object: &PolicyObject, more: bool) {

@@ -189,12 +189,9 @@ impl Fixture {
     fn start(dir: tempfile::TempDir, kernel: FakeKernel, overflow: PolicyOverflow) -> Self {
         let path = |name: &str| dir.path().join(name);
         let store = Arc::new(DirectoryStore::open(&path("store")).expect("opens"));
-        let mut files = DesiredDirectory::open(
-            &path("desired"),
-            &path("desired.json"),
-            crate::config::policy_language(false),
-        )
-        .expect("opens");
+        let mut files =
+            DesiredDirectory::open(&path("desired"), &path("desired.json"), ParseOptions::default())
+                .expect("opens");
         files.scan();
         let (writer, names) = directory(NodeInfo::default());
         let (peer_routes, routes) = watch::channel(BTreeMap::new());
@@ -204,6 +201,7 @@ impl Fixture {
             cluster_name: "default".to_owned(),
             policy: Settings { max_entries: 64, ..Settings::default() },
             audit_mode: false,
+            language: ParseOptions::default(),
             overflow,
             internal_ips: vec![ip("172.30.0.2")],
             local_ips: vec![ip("172.30.0.2"), ip("10.0.1.1")],

@@ -1,5 +1,7 @@
 //! What the admin API and the metrics show.
 
+mod policies;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -7,7 +9,7 @@ use specola_datapath::abi::endpoint::HOST_SLOT;
 use specola_datapath::abi::event::lane;
 use specola_datapath::abi::policy::PolicyValue;
 use specola_datapath::{ConnectionCounts, FoldBook, LaneBook, PacketCounts};
-use specola_policy::{Key, Origin, OriginSet, StoredPolicy};
+use specola_policy::{Key, Origin, OriginSet};
 use specola_proto::specola::v1 as pb;
 
 use super::Node;
@@ -79,28 +81,6 @@ impl Node {
         response
     }
 
-    /// Every identity that this node knows.
-    pub(crate) fn show_identities(&self) -> Vec<pb::Identity> {
-        let show = |(identity, labels): (specola_labels::NumericIdentity, &specola_labels::LabelSet)| {
-            pb::Identity { id: identity.0, labels: labels.to_strings() }
-        };
-        self.engine.identities().iter().map(show).collect()
-    }
-
-    /// Policies in force, all of them or those of a namespace or name.
-    pub(crate) fn show_policies(&self, namespace: &str, name: &str) -> pb::GetPolicyResponse {
-        let chosen = self.engine.repository().iter().filter(|stored| {
-            let reference = &stored.object().reference;
-            (namespace.is_empty() || reference.namespace == namespace)
-                && (name.is_empty() || reference.name == name)
-        });
-        pb::GetPolicyResponse {
-            revision: self.engine.repository().revision(),
-            policies: chosen.map(show_policy).collect(),
-            refused: self.desired.refused.iter().map(show_refused).collect(),
-        }
-    }
-
     /// The node's part of the status, and what became of folded packets.
     pub(crate) fn show_status(&self) -> (pb::GetStatusResponse, FoldBook) {
         let ready = self.endpoints.values().filter(|endpoint| endpoint.state == State::Ready).count();
@@ -161,6 +141,8 @@ impl Node {
             conditions: endpoint.conditions.iter().cloned().collect(),
             policy_entries: policy.map_or(0, |policy| number(policy.entries)),
             node: self.settings.node_name.clone(),
+            named_ports: self.show_own_ports(endpoint),
+            audit: policy.is_some_and(|policy| policy.audit),
         }
     }
 
@@ -245,19 +227,6 @@ fn show_state(state: State) -> pb::EndpointState {
     }
 }
 
-fn show_policy(stored: &StoredPolicy) -> pb::Policy {
-    let object = stored.object();
-    pb::Policy {
-        kind: object.reference.kind.as_str().to_owned(),
-        namespace: object.reference.namespace.clone(),
-        name: object.reference.name.clone(),
-        uid: object.uid.clone(),
-        revision: stored.revision(),
-        source: format!("{}:{}", object.file, object.line),
-        yaml: object.text.to_string(),
-    }
-}
-
 pub(crate) fn show_origins(origins: &OriginSet) -> Vec<pb::PolicyOrigin> {
     origins.iter().map(show_origin).collect()
 }
@@ -276,7 +245,7 @@ fn show_origin(origin: &Origin) -> pb::PolicyOrigin {
     }
 }
 
-fn show_refused(refused: &Refused) -> pb::RefusedDocument {
+pub(super) fn show_refused(refused: &Refused) -> pb::RefusedDocument {
     pb::RefusedDocument {
         source: format!("{}:{}", refused.file, refused.line),
         errors: refused.errors.clone(),

@@ -37,12 +37,14 @@ pub(super) async fn build_network(
         mode: config.policy_mode.into(),
         ip_families: families(&cidrs),
         host_firewall: config.host_firewall,
+        allow_localhost: config.language.allow_localhost.into(),
         ..Settings::default()
     };
     let settings = NodeSettings {
         node_name: config.node_name.clone(),
         cluster_name: config.cluster_name.clone(),
         policy,
+        language: config.language.options(),
         overflow: config.policy_overflow,
         audit_mode: config.policy_audit_mode,
         internal_ips: node.internal_ips(),

@@ -66,7 +66,7 @@ fn objects_that_every_node_has_are_printed_once() {
         yaml: GOOD.to_owned(),
         ..Default::default()
     };
-    let answer = GetPolicyResponse { revision: 4, policies: vec![policy], refused: Vec::new() };
+    let answer = GetPolicyResponse { revision: 4, policies: vec![policy], ..GetPolicyResponse::default() };
     let mut out = Vec::new();
     print_objects(&mut out, &[("n1".to_owned(), answer.clone()), ("n2".to_owned(), answer)]).unwrap();
     assert_eq!(String::from_utf8(out).unwrap(), format!("# a.yaml:1 revision 4\n{GOOD}"));

@@ -4,13 +4,15 @@ mod ends;
 mod show;
 mod world;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use specola_policy::explain::{Connection, explain};
+use serde_json::json;
+use specola_policy::explain::explain;
 
-use self::ends::{Asked, asked_by_flow, parse_port};
+use self::ends::{Asked, asked_by_flows, parse_port};
 use self::world::World;
 use crate::error::UsageError;
 use crate::node::{Output, block_on, print_json, stdout};
@@ -20,10 +22,10 @@ use crate::tls::TlsArgs;
 /// Arguments of `policy why`.
 #[derive(Args)]
 pub(crate) struct WhyArgs {
-    /// A flow, by its uuid, as `specola observe -o json` shows it.
+    /// Flows, by their uuids, as `specola observe -o json` shows them.
     #[arg(value_name = "UUID", conflicts_with_all = ["from", "to", "port", "file"])]
-    flow: Option<String>,
-    /// Who opens the connection: namespace/pod, an address, or a reserved identity such as world.
+    flow: Vec<String>,
+    /// Who opens the connection: namespace/pod, node:name, an address, or a reserved identity such as world.
     #[arg(long, value_name = "END", required_unless_present = "flow")]
     from: Option<String>,
     /// Who accepts it.
@@ -58,29 +60,47 @@ pub(super) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
 async fn why(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let world =
         if args.file.is_empty() { World::live(&args.admin).await? } else { World::offline(&args.file)? };
-    let asked = match (&args.flow, &args.from, &args.to, &args.port) {
-        (Some(uuid), ..) => {
-            let (server, sandbox) = (args.server.clone(), args.admin.sandbox.clone());
-            asked_by_flow(
-                &TargetArgs { server, sandbox, timeout: args.admin.timeout, tls: args.tls.clone() },
-                uuid,
-            )
-            .await?
-        }
-        (None, Some(from), Some(to), Some(port)) => {
-            let (port, proto) = parse_port(port)?;
-            Asked { from: from.clone(), to: to.clone(), proto, port, carried: Vec::new() }
-        }
-        _ => return Err(UsageError::text("give a flow's uuid, or --from, --to and --port".to_owned()).into()),
-    };
-    let (from, to) = (world.end(&asked.from)?, world.end(&asked.to)?);
-    let connection = Connection { from, to, proto: asked.proto, port: asked.port };
-    let explanation = explain(&world.repository, &world.identities, &connection);
-    let doubts = world.doubts(&connection, &explanation);
+    let asked = asked(args).await?;
+    let mut answers = Vec::new();
+    for asked in &asked {
+        let connection = world.connection(asked)?;
+        let explanation = explain(&world.repository, &world.identities, &connection);
+        let doubts = world.doubts(&connection, &explanation);
+        answers.push((connection, explanation, asked, doubts));
+    }
     let mut out = stdout();
-    match args.output {
-        Output::Json => print_json(&mut out, &show::json(&connection, &explanation, &asked, &doubts))?,
-        Output::Compact => show::text(&mut out, &connection, &explanation, &asked, &doubts)?,
+    match (args.output, answers.as_slice()) {
+        (Output::Json, [(connection, explanation, asked, doubts)]) => {
+            print_json(&mut out, &show::json(connection, explanation, asked, doubts))?;
+        }
+        (Output::Json, answers) => {
+            let shown: Vec<_> =
+                answers.iter().map(|(c, e, asked, doubts)| show::json(c, e, asked, doubts)).collect();
+            print_json(&mut out, &json!({ "answers": shown }))?;
+        }
+        (Output::Compact, answers) => {
+            for (index, (connection, explanation, asked, doubts)) in answers.iter().enumerate() {
+                if index > 0 {
+                    writeln!(out)?;
+                }
+                show::text(&mut out, connection, explanation, asked, doubts)?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The connections that the arguments name.
+async fn asked(args: &WhyArgs) -> anyhow::Result<Vec<Asked>> {
+    if !args.flow.is_empty() {
+        let (server, sandbox) = (args.server.clone(), args.admin.sandbox.clone());
+        let servers = TargetArgs { server, sandbox, timeout: args.admin.timeout, tls: args.tls.clone() };
+        return asked_by_flows(&servers, &args.flow).await;
+    }
+    let (Some(from), Some(to), Some(port)) = (&args.from, &args.to, &args.port) else {
+        return Err(UsageError::text("give a flow's uuid, or --from, --to and --port".to_owned()).into());
+    };
+    let (port, proto) = parse_port(port)?;
+    let (from, to) = (from.as_str().into(), to.as_str().into());
+    Ok(vec![Asked { flow: None, from, to, proto, port, carried: Vec::new() }])
 }

@@ -65,6 +65,7 @@ fn pods() -> (IdentityTable, Vec<End>) {
             name: format!("{namespace}/{app}"),
             identity: NumericIdentity(number),
             subject: Some(Subject { labels, namespace: namespace.to_owned(), ..Subject::default() }),
+            audit: false,
         });
     }
     (table, ends)

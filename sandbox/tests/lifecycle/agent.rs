@@ -181,6 +181,13 @@ impl Agent for StandIn {
         Err(Status::unimplemented("the sandbox does not ask for it"))
     }
 
+    async fn list_addresses(
+        &self,
+        _: Request<api::ListAddressesRequest>,
+    ) -> Result<Response<api::ListAddressesResponse>, Status> {
+        Err(Status::unimplemented("the sandbox does not ask for it"))
+    }
+
     async fn get_policy(
         &self,
         _: Request<api::GetPolicyRequest>,

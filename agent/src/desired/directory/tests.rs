@@ -1,6 +1,7 @@
 use super::*;
 
-const OPTIONS: ParseOptions = crate::config::policy_language(true);
+const OPTIONS: ParseOptions =
+    ParseOptions { node_selector_labels: false, extended_protocols: false, cluster_network_policy: true };
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: a}}\n";
 
 fn policy(name: &str, port: &str) -> String {

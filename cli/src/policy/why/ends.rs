@@ -1,5 +1,8 @@
 //! Which connection is asked about.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use anyhow::Context as _;
 use specola_proto::flow::{Endpoint, Flow, FlowFilter, IcmPv4, IcmPv6, Layer4, Policy, Tcp, Udp, layer4};
 use specola_proto::observer::observer_client::ObserverClient;
@@ -11,13 +14,29 @@ use crate::target::TargetArgs;
 /// A connection as it was asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    pub(super) from: String,
-    pub(super) to: String,
+    /// Uuid of the flow that it was, if it was one.
+    pub(super) flow: Option<String>,
+    pub(super) from: AskedEnd,
+    pub(super) to: AskedEnd,
     /// IANA protocol number.
     pub(super) proto: u8,
     pub(super) port: u16,
     /// What the flow itself says about the rules: field and policy.
     pub(super) carried: Vec<(&'static str, Policy)>,
+}
+
+/// One end as it was asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct AskedEnd {
+    pub(super) name: String,
+    /// Its address in the flow, for a pod that is not known here.
+    pub(super) address: Option<IpAddr>,
+}
+
+impl From<&str> for AskedEnd {
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), address: None }
+    }
 }
 
 /// Reads `8080/tcp`.
@@ -43,28 +62,39 @@ pub(super) fn parse_port(text: &str) -> Result<(u16, u8), UsageError> {
     Ok((port, proto))
 }
 
-/// Finds a flow and what it was about.
+/// Finds flows and what they were about, in the order of the uuids.
 ///
 /// # Errors
-/// No server knows it, or it has no port.
-pub(super) async fn asked_by_flow(servers: &TargetArgs, uuid: &str) -> anyhow::Result<Asked> {
+/// No server knows one of them, or it has no port.
+pub(super) async fn asked_by_flows(servers: &TargetArgs, uuids: &[String]) -> anyhow::Result<Vec<Asked>> {
+    let mut found: BTreeMap<String, Flow> = BTreeMap::new();
     for target in servers.resolve()? {
         let mut client = ObserverClient::new(target.connect(servers.timeout).await?);
-        let filter = FlowFilter { uuid: vec![uuid.to_owned()], ..FlowFilter::default() };
-        let request = GetFlowsRequest { number: 1, whitelist: vec![filter], ..GetFlowsRequest::default() };
+        let filter = FlowFilter { uuid: uuids.to_vec(), ..FlowFilter::default() };
+        let request =
+            GetFlowsRequest { number: u64::MAX, whitelist: vec![filter], ..GetFlowsRequest::default() };
         let name = &target.name;
         let cannot =
             |status: tonic::Status| anyhow::anyhow!("{name}: cannot get the flow: {}", status_text(&status));
         let mut stream = client.get_flows(request).await.map_err(cannot)?.into_inner();
         while let Some(response) = stream.message().await.map_err(cannot)? {
             if let Some(get_flows_response::ResponseTypes::Flow(flow)) = response.response_types {
-                return asked_about(&flow);
+                found.insert(flow.uuid.clone(), flow);
             }
         }
+        if found.len() == uuids.len() {
+            break;
+        }
     }
-    anyhow::bail!(
-        "no flow {uuid} is held any more; `specola observe -o json` shows the uuids of those that are"
-    )
+    let asked = |uuid: &String| {
+        let flow = found.get(uuid).with_context(|| {
+            format!(
+                "no flow {uuid} is held any more; `specola observe -o json` shows the uuids of those that are"
+            )
+        })?;
+        asked_about(flow)
+    };
+    uuids.iter().map(asked).collect()
 }
 
 fn asked_about(flow: &Flow) -> anyhow::Result<Asked> {
@@ -86,6 +116,7 @@ fn asked_about(flow: &Flow) -> anyhow::Result<Asked> {
     ];
     let carried = fields.into_iter().flat_map(|(field, list)| list.iter().map(move |p| (field, p.clone())));
     Ok(Asked {
+        flow: Some(flow.uuid.clone()),
         from: end(flow.source.as_ref(), &ip.source),
         to: end(flow.destination.as_ref(), &ip.destination),
         proto,
@@ -95,9 +126,10 @@ fn asked_about(flow: &Flow) -> anyhow::Result<Asked> {
 }
 
 /// The pod, else the address.
-fn end(endpoint: Option<&Endpoint>, address: &str) -> String {
+fn end(endpoint: Option<&Endpoint>, address: &str) -> AskedEnd {
     let pod = endpoint.filter(|endpoint| !endpoint.pod_name.is_empty());
-    pod.map_or_else(|| address.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.pod_name))
+    let name = pod.map_or_else(|| address.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.pod_name));
+    AskedEnd { name, address: address.parse().ok() }
 }
 
 #[cfg(test)]
@@ -116,7 +148,9 @@ mod tests {
     #[test]
     fn ends_of_a_flow_are_pods_or_addresses() {
         let pod = Endpoint { namespace: "shop".to_owned(), pod_name: "db".to_owned(), ..Endpoint::default() };
-        assert_eq!(end(Some(&pod), "10.0.0.1"), "shop/db");
-        assert_eq!(end(Some(&Endpoint::default()), "10.0.0.1"), "10.0.0.1");
+        let address = "10.0.0.1".parse().ok();
+        let named = |name: &str| AskedEnd { name: name.to_owned(), address };
+        assert_eq!(end(Some(&pod), "10.0.0.1"), named("shop/db"));
+        assert_eq!(end(Some(&Endpoint::default()), "10.0.0.1"), named("10.0.0.1"));
     }
 }

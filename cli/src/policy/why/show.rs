@@ -102,6 +102,7 @@ pub(super) fn json(
     });
     let end = |end: &specola_policy::explain::End| json!({ "name": end.name, "identity": end.identity.0 });
     json!({
+        "uuid": asked.flow,
         "connection": {
             "from": end(&connection.from), "to": end(&connection.to),
             "port": connection.port, "protocol": protocol(connection.proto),
@@ -150,10 +151,12 @@ fn verdict_name(step: &Step) -> &'static str {
 
 fn verdict(step: &Step) -> &'static str {
     match (step.decision.verdict, step.decision.audited) {
-        (Verdict::Deny | Verdict::DefaultDeny, true) => "PASSES, would be dropped (audit mode)",
+        (Verdict::Deny | Verdict::DefaultDeny | Verdict::AuthRequired, true) => {
+            "PASSES, would be dropped (audit mode)"
+        }
         (Verdict::Allow, _) => "ALLOWED",
         (Verdict::Redirect, _) => "REDIRECTED to the proxy, which decides on requests",
-        (Verdict::AuthRequired, _) => "DROPPED until both ends have authenticated",
+        (Verdict::AuthRequired, false) => "DROPPED until both ends have authenticated",
         (Verdict::Deny, false) => "DENIED by a rule",
         (Verdict::DefaultDeny, false) => "DENIED, as nothing allows it",
     }

@@ -1,180 +1,143 @@
 //! Pods, identities and policies, of live agents or of files.
 
+mod live;
+mod offline;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::Deserialize;
-use specola_labels::{Label, LabelFilter, LabelSet, NumericIdentity, PodLabels};
-use specola_policy::document::{Document, split_documents};
+use specola_labels::{LabelSet, NumericIdentity};
 use specola_policy::eval::Verdict;
 use specola_policy::explain::{Connection, End, Explanation, Step};
-use specola_policy::{
-    IdentityTable, IpFamilies, NamedPorts, Repository, Settings, Subject, cidr_identity_labels,
-    parse_policies,
-};
+use specola_policy::{IdentityTable, NamedPorts, Repository, Subject};
 use specola_proto::specola::v1 as pb;
 
+use super::ends::Asked;
 use crate::error::UsageError;
-use crate::node::Node;
-use crate::target::AdminArgs;
 
 /// Everything that decides.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) repository: Repository,
+    /// Identities of all nodes. Numbers that mean something else on each node are given anew.
     pub(super) identities: IdentityTable,
-    pods: BTreeMap<String, Pod>,
-    /// Identities of the prefixes that policies name.
-    prefixes: BTreeMap<IpNet, NumericIdentity>,
-    /// What the kernel holds for a pod's endpoint.
-    realized: BTreeMap<String, Vec<pb::PolicyEntry>>,
+    nodes: Vec<View>,
+    /// By `namespace/name`; the nodes themselves by `node:name`.
+    endpoints: BTreeMap<String, Endpoint>,
 }
 
+/// How one node sees the world.
+#[derive(Debug, Default)]
+struct View {
+    name: String,
+    /// Which identity an address is taken for.
+    addresses: Vec<(IpNet, NumericIdentity)>,
+    /// Identities of the node's own scope, and their numbers there.
+    own_numbers: BTreeMap<NumericIdentity, u32>,
+}
+
+/// An endpoint that policies govern.
 #[derive(Clone, Debug, Default)]
-struct Pod {
+struct Endpoint {
+    /// Index of its node.
+    node: usize,
     identity: NumericIdentity,
     labels: LabelSet,
     ports: NamedPorts,
     addresses: Vec<IpAddr>,
+    is_host: bool,
+    audit: bool,
+    /// What the kernel holds for it; nothing offline.
+    realized: Vec<pb::PolicyEntry>,
+}
+
+/// One end that was asked about.
+#[derive(Clone, Copy, Debug)]
+enum Known<'a> {
+    Endpoint(&'a str, &'a Endpoint),
+    Identity(&'a str, NumericIdentity),
+    Address(&'a str, IpAddr),
 }
 
 impl World {
-    /// What the agents have.
+    /// The connection that is meant, each end as the other one's node sees it.
     ///
     /// # Errors
-    /// One does not answer.
-    pub(super) async fn live(admin: &AdminArgs) -> anyhow::Result<Self> {
-        let (mut cluster, mut policies, mut pods) = (String::new(), BTreeMap::new(), BTreeMap::new());
-        let (mut identities, mut realized) = (IdentityTable::with_reserved(), BTreeMap::new());
-        for mut node in Node::all(admin).await? {
-            let status = pb::GetStatusRequest {};
-            cluster = node
-                .call("get the status", |mut c| async move { c.get_status(status).await })
-                .await?
-                .cluster_name;
-            let all = pb::GetPolicyRequest::default();
-            let answer = node.call("show policies", |mut c| async move { c.get_policy(all).await }).await?;
-            policies.extend(answer.policies.into_iter().map(|policy| (policy.yaml, policy.source)));
-            let request = pb::ListIdentitiesRequest {};
-            let known =
-                node.call("list identities", |mut c| async move { c.list_identities(request).await }).await?;
-            for identity in known.identities {
-                // Numbers of the local scope mean something else on each node.
-                if NumericIdentity(identity.id) < NumericIdentity::LOCAL_MIN {
-                    identities.insert(NumericIdentity(identity.id), parse_labels(&identity.labels));
-                }
-            }
-            let request = pb::ListEndpointsRequest {};
-            let list =
-                node.call("list endpoints", |mut c| async move { c.list_endpoints(request).await }).await?;
-            for endpoint in list.endpoints {
-                let key = pb::get_endpoint_request::Key::Id(endpoint.id);
-                let request = pb::GetEndpointRequest { key: Some(key) };
-                let found = node
-                    .call("show an endpoint", |mut c| async move { c.get_endpoint(request).await })
-                    .await?;
-                let Some((name, pod)) = live_pod(&endpoint) else { continue };
-                realized.insert(name.clone(), found.policy);
-                pods.insert(name, pod);
-            }
-        }
-        let mut repository = Repository::new(Settings { cluster_name: cluster, ..Settings::default() });
-        for (yaml, source) in policies {
-            let (file, line) = source.rsplit_once(':').unwrap_or((source.as_str(), "1"));
-            for mut object in parse_policies(file, &yaml).objects {
-                object.line += line.parse::<u32>().unwrap_or(1).saturating_sub(1);
-                repository.upsert(object);
-            }
-        }
-        Ok(Self { repository, identities, pods, prefixes: BTreeMap::new(), realized }.with_prefixes())
+    /// An end is not known.
+    pub(super) fn connection(&self, asked: &Asked) -> anyhow::Result<Connection> {
+        let from = self.known(&asked.from.name, asked.from.address)?;
+        let to = self.known(&asked.to.name, asked.to.address)?;
+        let (from, to) = (self.end(from, to), self.end(to, from));
+        Ok(Connection { from, to, proto: asked.proto, port: asked.port })
     }
 
-    /// What files say.
-    ///
-    /// # Errors
-    /// A file cannot be read, or says something wrong.
-    pub(super) fn offline(files: &[PathBuf]) -> anyhow::Result<Self> {
-        let mut documents: Vec<(String, Document)> = Vec::new();
-        for path in files {
-            for (name, text) in super::super::read(path)? {
-                for document in split_documents(&name, &text) {
-                    documents.push((name.clone(), document?));
-                }
-            }
+    fn known<'a>(&'a self, name: &'a str, address: Option<IpAddr>) -> Result<Known<'a>, UsageError> {
+        if let Some((name, endpoint)) = self.endpoints.get_key_value(name) {
+            return Ok(Known::Endpoint(name, endpoint));
         }
-        let settings = Settings::default();
-        let mut repository = Repository::new(settings.clone());
-        let mut namespaces: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-        for (name, document) in &documents {
-            match document.kind.as_str() {
-                "Namespace" => {
-                    let object: Object = serde_json::from_str(&document.json())?;
-                    namespaces.insert(document.name.clone(), object.metadata.labels);
-                }
-                "Pod" => {}
-                _ => {
-                    let parsed = specola_policy::parse_policy_document(name, document, Default::default());
-                    if let Some(error) = parsed.errors.first() {
-                        anyhow::bail!("{error}");
-                    }
-                    for object in parsed.objects {
-                        repository.upsert(object);
-                    }
-                }
-            }
+        if let Some(identity) = NumericIdentity::from_reserved_name(name) {
+            return Ok(Known::Identity(name, identity));
         }
-        let mut world = Self {
-            repository,
-            identities: IdentityTable::with_reserved(),
-            pods: BTreeMap::new(),
-            prefixes: BTreeMap::new(),
-            realized: BTreeMap::new(),
-        };
-        for (_, document) in documents.iter().filter(|(_, document)| document.kind == "Pod") {
-            world.add_pod(document, &namespaces, &settings.cluster_name)?;
-        }
-        Ok(world.with_prefixes())
-    }
-
-    /// The end that a text names.
-    ///
-    /// # Errors
-    /// There is none of that name.
-    pub(super) fn end(&self, text: &str) -> anyhow::Result<End> {
-        if let Some((name, pod)) = self.pods.get_key_value(text) {
-            return Ok(pod.end(name));
-        }
-        if let Some(identity) = NumericIdentity::from_reserved_name(text) {
-            return Ok(End { name: text.to_owned(), identity, subject: None });
-        }
-        let Ok(address) = text.parse::<IpAddr>() else {
-            let known: Vec<&str> = self.pods.keys().take(8).map(String::as_str).collect();
+        let Some(address) = name.parse::<IpAddr>().ok().or(address) else {
+            let known: Vec<&str> = self.endpoints.keys().take(8).map(String::as_str).collect();
             let known = if known.is_empty() { "no pod is known".to_owned() } else { known.join(", ") };
             return Err(UsageError::text(format!(
-                "{text:?} is no pod, address or reserved identity; pods are named namespace/pod: {known}"
-            ))
-            .into());
+                "{name:?} is no pod, node, address or reserved identity; pods are named namespace/pod: {known}"
+            )));
         };
-        if let Some((name, pod)) = self.pods.iter().find(|(_, pod)| pod.addresses.contains(&address)) {
-            return Ok(pod.end(name));
+        let has_it = |(_, endpoint): &(&String, &Endpoint)| endpoint.addresses.contains(&address);
+        Ok(match self.endpoints.iter().find(has_it) {
+            Some((name, endpoint)) => Known::Endpoint(name, endpoint),
+            None => Known::Address(name, address),
+        })
+    }
+
+    /// One end as the other one's node sees it.
+    fn end(&self, known: Known<'_>, other: Known<'_>) -> End {
+        let viewer = match other {
+            Known::Endpoint(_, endpoint) => endpoint.node,
+            Known::Identity(..) | Known::Address(..) => 0,
+        };
+        match known {
+            Known::Endpoint(name, endpoint) => {
+                let is_remote_node = endpoint.is_host && endpoint.node != viewer;
+                let seen = endpoint.addresses.first().filter(|_| is_remote_node);
+                let identity = seen.map_or(endpoint.identity, |address| self.identity(viewer, *address));
+                End {
+                    name: name.to_owned(),
+                    identity,
+                    subject: Some(endpoint.subject(name)),
+                    audit: endpoint.audit,
+                }
+            }
+            Known::Identity(name, identity) => {
+                End { name: name.to_owned(), identity, subject: None, audit: false }
+            }
+            Known::Address(name, address) => {
+                let identity = self.identity(viewer, address);
+                End { name: name.to_owned(), identity, subject: None, audit: false }
+            }
         }
-        let covering = self.prefixes.iter().filter(|(prefix, _)| prefix.contains(&address));
+    }
+
+    /// What a node takes an address for.
+    fn identity(&self, node: usize, address: IpAddr) -> NumericIdentity {
+        let addresses = self.nodes.get(node).map(|view| view.addresses.as_slice()).unwrap_or_default();
+        let covering = addresses.iter().filter(|(prefix, _)| prefix.contains(&address));
         let longest = covering.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, identity)| *identity);
         let world = if address.is_ipv4() { NumericIdentity::WORLD_IPV4 } else { NumericIdentity::WORLD_IPV6 };
-        Ok(End { name: text.to_owned(), identity: longest.unwrap_or(world), subject: None })
+        longest.unwrap_or(world)
     }
 
     /// Where the kernel's policy of an endpoint says something else than its rules, as read here.
     pub(super) fn doubts(&self, connection: &Connection, explanation: &Explanation) -> Vec<String> {
         let doubt = |step: &Step| {
-            let entries = self.realized.get(&step.endpoint)?;
+            let endpoint = self.endpoints.get(&step.endpoint).filter(|one| !one.realized.is_empty())?;
             let peer = if step.egress { &connection.to } else { &connection.from };
-            if peer.identity >= NumericIdentity::LOCAL_MIN {
-                return None;
-            }
-            let kernel = in_kernel(entries, peer.identity.0, step.egress, connection)?;
+            let own = self.nodes.get(endpoint.node).and_then(|view| view.own_numbers.get(&peer.identity));
+            let number = own.copied().unwrap_or(peer.identity.0);
+            let kernel = in_kernel(&endpoint.realized, number, step.egress, connection);
             let expected = match step.decision.verdict {
                 Verdict::Allow | Verdict::AuthRequired => "allow",
                 Verdict::Redirect => "redirect",
@@ -182,93 +145,29 @@ impl World {
             };
             (kernel != expected).then(|| {
                 format!(
-                    "the kernel's policy of {} says {kernel}: it is not realized yet, or the agent decides by settings \
-                     or named ports that this command does not see",
+                    "the kernel's policy of {} says {kernel}: the newest policies are not realized yet",
                     step.endpoint
                 )
             })
         };
         explanation.steps.iter().filter_map(doubt).collect()
     }
+}
 
-    fn add_pod(
-        &mut self,
-        document: &Document,
-        namespaces: &BTreeMap<String, BTreeMap<String, String>>,
-        cluster: &str,
-    ) -> anyhow::Result<()> {
-        let object: Object = serde_json::from_str(&document.json())?;
-        let namespace = if document.namespace.is_empty() { "default" } else { &document.namespace };
-        let labels = PodLabels {
-            labels: &object.metadata.labels,
-            namespace,
-            namespace_labels: &namespaces.get(namespace).cloned().unwrap_or_default(),
-            service_account: &object.spec.service_account_name,
-            cluster,
-        };
-        let labels = LabelSet::from_k8s(&labels, &LabelFilter::identity_relevant());
-        let mut ports = NamedPorts::new();
-        for port in object.spec.containers.iter().flat_map(|container| &container.ports) {
-            let proto = match port.protocol.as_str() {
-                "UDP" => 17,
-                "SCTP" => 132,
-                _ => 6,
-            };
-            if !port.name.is_empty() {
-                let key = (port.name.to_ascii_lowercase(), proto);
-                ports.entry(key).or_default().insert(port.container_port);
-            }
+impl Endpoint {
+    fn subject(&self, name: &str) -> Subject {
+        let namespace = if self.is_host { "" } else { name.split('/').next().unwrap_or_default() };
+        Subject {
+            labels: self.labels.clone(),
+            namespace: namespace.to_owned(),
+            named_ports: self.ports.clone(),
+            is_host: self.is_host,
         }
-        let known = self.pods.values().find(|pod| pod.labels == labels).map(|pod| pod.identity);
-        let number = NumericIdentity::USER_MIN.0 + u32::try_from(self.pods.len()).unwrap_or(0);
-        let identity = known.unwrap_or(NumericIdentity(number));
-        self.identities.insert(identity, labels.clone());
-        self.identities.set_named_ports(identity, ports.clone());
-        let name = format!("{namespace}/{}", document.name);
-        self.pods.insert(name, Pod { identity, labels, ports, addresses: Vec::new() });
-        Ok(())
-    }
-
-    fn with_prefixes(mut self) -> Self {
-        for (number, prefix) in (NumericIdentity::LOCAL_MIN.0..).zip(self.repository.prefixes()) {
-            self.identities.insert(NumericIdentity(number), cidr_identity_labels(prefix, IpFamilies::Dual));
-            self.prefixes.insert(prefix, NumericIdentity(number));
-        }
-        self
     }
 }
 
-impl Pod {
-    fn end(&self, name: &str) -> End {
-        let namespace = name.split('/').next().unwrap_or_default().to_owned();
-        let named_ports = self.ports.clone();
-        let subject = Subject { labels: self.labels.clone(), namespace, named_ports, is_host: false };
-        End { name: name.to_owned(), identity: self.identity, subject: Some(subject) }
-    }
-}
-
-fn live_pod(endpoint: &pb::Endpoint) -> Option<(String, Pod)> {
-    let pod = endpoint.pod.as_ref()?;
-    let addresses = endpoint.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
-    let labels = parse_labels(&endpoint.labels);
-    let identity = NumericIdentity(endpoint.identity);
-    Some((
-        format!("{}/{}", pod.namespace, pod.name),
-        Pod { identity, labels, ports: NamedPorts::new(), addresses },
-    ))
-}
-
-fn parse_labels(labels: &[String]) -> LabelSet {
-    labels.iter().filter_map(|label| label.parse::<Label>().ok()).collect()
-}
-
-/// What the entries of an endpoint decide; none when they are unknown.
-fn in_kernel(
-    entries: &[pb::PolicyEntry],
-    peer: u32,
-    egress: bool,
-    connection: &Connection,
-) -> Option<&'static str> {
+/// What the entries of an endpoint decide.
+fn in_kernel(entries: &[pb::PolicyEntry], peer: u32, egress: bool, connection: &Connection) -> &'static str {
     let direction = if egress { "egress" } else { "ingress" };
     let (proto, port) = (u32::from(connection.proto), u32::from(connection.port));
     let matching = |identity: u32| {
@@ -283,43 +182,9 @@ fn in_kernel(
     };
     let rank = |entry: &&pb::PolicyEntry| (entry.precedence, u32::MAX - (entry.last_port - entry.first_port));
     let best = [matching(0), matching(peer)].into_iter().flatten().max_by_key(rank);
-    Some(match best.map(|entry| entry.action.as_str()) {
+    match best.map(|entry| entry.action.as_str()) {
         Some("allow") => "allow",
         Some("redirect") => "redirect",
         Some(_) | None => "deny",
-    })
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Object {
-    metadata: Metadata,
-    spec: Spec,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Metadata {
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Spec {
-    service_account_name: String,
-    containers: Vec<Container>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Container {
-    ports: Vec<ContainerPort>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ContainerPort {
-    name: String,
-    container_port: u16,
-    protocol: String,
+    }
 }
