@@ -28,6 +28,8 @@ pub(crate) struct DirWatch {
 
 /// Time that a burst of changes may take to become one.
 const DEBOUNCE: Duration = Duration::from_millis(30);
+/// The same after files that were written whole. One that was removed, or begun, may be half of a change.
+const SHORT_DEBOUNCE: Duration = Duration::from_millis(2);
 /// Longest time without a look.
 const POLL: Duration = Duration::from_secs(2);
 /// The same where inotify tells of every change but those behind symbolic links.
@@ -77,9 +79,11 @@ impl DirWatch {
         let poll = if needs_poll { POLL } else { SLOW_POLL };
         match tokio::time::timeout(poll, self.drain_one()).await {
             Err(_elapsed) => return Ok(()),
-            Ok(result) => result?,
+            Ok(are_whole) => {
+                let debounce = if are_whole? { SHORT_DEBOUNCE } else { DEBOUNCE };
+                tokio::time::sleep(debounce).await;
+            }
         }
-        tokio::time::sleep(DEBOUNCE).await;
         self.discard_queued()
     }
 
@@ -97,11 +101,15 @@ impl DirWatch {
         }
     }
 
-    async fn drain_one(&self) -> io::Result<()> {
+    /// Waits for events. Gives whether all tell of files that are whole.
+    async fn drain_one(&self) -> io::Result<bool> {
         loop {
             let mut guard = self.inotify.readable().await?;
             match guard.try_io(|events| Ok(events.get_ref().0.read_events()?)) {
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(events)) => {
+                    let whole = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
+                    return Ok(events.iter().all(|event| whole.contains(event.mask)));
+                }
                 Ok(Err(error)) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
                 Ok(Err(error)) => return Err(error),
                 Err(_would_block) => {}

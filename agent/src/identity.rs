@@ -63,17 +63,15 @@ impl LocalIdentities {
         Ok(true)
     }
 
-    /// Forgets the prefixes that are not in `keep`, and returns their numbers.
-    pub(crate) fn retain(&mut self, keep: &BTreeSet<IpNet>) -> Result<Vec<u32>, LocalIdentityError> {
+    /// Forgets prefixes, and returns their numbers.
+    pub(crate) fn remove(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<Vec<u32>, LocalIdentityError> {
         let mut next = self.state.clone();
-        next.prefixes.retain(|prefix, _| keep.contains(prefix));
-        if next.prefixes.len() == self.state.prefixes.len() {
-            return Ok(Vec::new());
+        let gone: Vec<u32> = prefixes.iter().filter_map(|prefix| next.prefixes.remove(prefix)).collect();
+        if !gone.is_empty() {
+            persist::save_json(&self.path, &next)?;
+            self.state = next;
         }
-        persist::save_json(&self.path, &next)?;
-        let old = std::mem::replace(&mut self.state, next);
-        let gone = old.prefixes.into_iter().filter(|(prefix, _)| !keep.contains(prefix));
-        Ok(gone.map(|(_, number)| number).collect())
+        Ok(gone)
     }
 
     /// Every prefix with its number.
@@ -126,7 +124,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut identities = LocalIdentities::open(&dir.path().join("identities.json")).expect("opens");
         identities.ensure(&prefixes(&["10.0.0.0/8"])).expect("allocates");
-        let gone = identities.retain(&BTreeSet::new()).expect("releases");
+        let gone = identities.remove(&prefixes(&["10.0.0.0/8", "192.0.2.0/24"])).expect("releases");
         assert_eq!(gone, [(1 << 24) + 1]);
         identities.ensure(&prefixes(&["10.0.0.0/8"])).expect("allocates");
         assert_eq!(numbers(&identities)[0].1, (1 << 24) + 2);

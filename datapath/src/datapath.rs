@@ -318,6 +318,11 @@ impl Datapath {
         self.policy.finish(false);
     }
 
+    /// Waits until every program run that is under way has ended: some milliseconds.
+    pub fn wait_for_readers(&self) {
+        self.policy.wait_for_readers();
+    }
+
     /// Whether there is anything left to finish.
     pub fn has_unfinished_policies(&self) -> bool {
         self.policy.is_unfinished()
@@ -354,7 +359,7 @@ impl Datapath {
         // The programs look for identities first and for the active trie afterwards. Where the processor may load the
         // second before the first, only a grace period tells them apart.
         if !LOADS_ARE_ORDERED {
-            self.policy.wait_for_readers();
+            self.policy.wait_for_replaced();
         }
         self.ipcache.upsert(net, info)?;
         self.node.bump();

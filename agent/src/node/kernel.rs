@@ -41,6 +41,8 @@ pub(crate) trait Kernel: fmt::Debug + Send {
     fn apply_policies(&mut self, updates: &[PolicyUpdate]) -> Vec<anyhow::Result<()>>;
     /// Does what of that can wait, as far as its time has come. Never waits.
     fn finish_policies(&mut self);
+    /// Waits until no packet that was on its way through the programs at the call is still in them: some milliseconds.
+    fn wait_for_readers(&self);
     /// Whether there is something left to finish.
     fn has_unfinished_policies(&self) -> bool;
     /// What is known of addresses.
@@ -108,6 +110,10 @@ impl Kernel for Datapath {
 
     fn finish_policies(&mut self) {
         Self::finish_policies(self);
+    }
+
+    fn wait_for_readers(&self) {
+        Self::wait_for_readers(self);
     }
 
     fn has_unfinished_policies(&self) -> bool {

@@ -226,7 +226,9 @@ impl Node {
         if unneeded.is_empty() {
             return Ok(());
         }
-        for number in self.local_identities.retain(&self.engine.repository().prefixes())? {
+        // A packet that found such an identity just now is judged by policies that know it.
+        self.kernel.wait_for_readers();
+        for number in self.local_identities.remove(&unneeded)? {
             self.engine.remove_identity(NumericIdentity(number));
         }
         // Flows of the next pass must not find their names.

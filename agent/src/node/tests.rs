@@ -16,6 +16,7 @@ use crate::store::DirectoryStore;
 
 mod notices;
 mod overflow;
+mod prefixes;
 mod revisions;
 mod takeover;
 
@@ -102,6 +103,10 @@ impl Kernel for FakeKernel {
     }
 
     fn finish_policies(&mut self) {}
+
+    fn wait_for_readers(&self) {
+        self.state().log.push("no packet under way".to_owned());
+    }
 
     fn has_unfinished_policies(&self) -> bool {
         false

@@ -198,8 +198,13 @@ impl PolicyMaps {
         }
     }
 
-    /// Waits until no program looks at a policy that was replaced.
+    /// Waits until every program run that is under way has ended.
     pub(crate) fn wait_for_readers(&self) {
+        self.grace.wait(self.grace.ticket());
+    }
+
+    /// Waits until no program looks at a policy that was replaced.
+    pub(crate) fn wait_for_replaced(&self) {
         let latest =
             self.unfinished.iter().filter_map(|index| self.slots.get(index)).map(|slot| slot.flipped);
         if let Some(latest) = latest.max() {
