@@ -26,9 +26,12 @@ const MASK: [&str; 11] = [
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    for (name, mask) in [("all fields", &[][..]), ("11 paths", &MASK[..])] {
+    println!("| line of JSON of a flow | CPU, us | goal | Hubble |\n|---|---|---|---|");
+    for (name, mask, goal, original) in
+        [("all fields", &[][..], "<= 5", "40"), ("mask of 11 paths", &MASK[..], "<= 3", "20.7")]
+    {
         let best = (0..ROUNDS).map(|_| runtime.block_on(round(mask))).fold(f64::INFINITY, f64::min);
-        println!("{name:15} {:7.2} us/flow", best / 1e3);
+        println!("| {name} | {:.2} | {goal} | {original} |", best / 1e3);
     }
 }
 

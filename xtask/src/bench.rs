@@ -5,21 +5,21 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A benchmark: its page in `docs/benchmarks/`, and the package and name of the program that prints its table.
+/// A benchmark: its page in `docs/benchmarks/`, and the package and names of the programs that print its tables.
 struct Bench {
     page: &'static str,
     package: &'static str,
-    name: &'static str,
+    names: &'static [&'static str],
 }
 
 const BENCHES: [Bench; 7] = [
-    Bench { page: "flow-server", package: "specola-flow-server", name: "flows" },
-    Bench { page: "idle", package: "specola-tests", name: "idle" },
-    Bench { page: "memory", package: "specola-flow-server", name: "memory" },
-    Bench { page: "packets", package: "specola-datapath", name: "packets" },
-    Bench { page: "paths", package: "specola-tests", name: "paths" },
-    Bench { page: "policy", package: "specola-policy", name: "engine" },
-    Bench { page: "ring", package: "specola-ring", name: "ring" },
+    Bench { page: "flow-server", package: "specola-flow-server", names: &["flows", "metrics", "export"] },
+    Bench { page: "idle", package: "specola-tests", names: &["idle"] },
+    Bench { page: "memory", package: "specola-flow-server", names: &["memory"] },
+    Bench { page: "packets", package: "specola-datapath", names: &["packets"] },
+    Bench { page: "paths", package: "specola-tests", names: &["paths"] },
+    Bench { page: "policy", package: "specola-policy", names: &["engine"] },
+    Bench { page: "ring", package: "specola-ring", names: &["ring"] },
 ];
 
 const BEGIN: &str = "<!-- results: begin -->";
@@ -58,19 +58,29 @@ fn build(root: &Path) -> Result<()> {
 }
 
 fn run_one(root: &Path, bench: &Bench) -> Result<()> {
-    let mut command = cargo(root);
-    command.args(["bench", "--quiet", "--locked", "-p", bench.package, "--bench", bench.name]);
-    let output =
-        command.stdout(Stdio::piped()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-    ensure!(output.status.success(), "it ended with {}", output.status);
-    let table = String::from_utf8(output.stdout).context("its output is no text")?;
-    ensure!(table.contains('|'), "it printed no table");
+    let mut tables = Vec::new();
+    for name in bench.names {
+        tables.push(run_program(root, bench.package, name).with_context(|| format!("program {name}"))?);
+    }
+    let table = tables.join("\n\n");
     println!("{table}");
     let page = page(root, bench.page);
     let text = std::fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
     let text = replace(&text, &format!("{}\n\n{}", machine(), table.trim()))
         .with_context(|| format!("{} has no place for results: {BEGIN} and {END}", page.display()))?;
     std::fs::write(&page, text).with_context(|| format!("cannot write {}", page.display()))
+}
+
+/// Runs one program; gives the table that it prints.
+fn run_program(root: &Path, package: &str, name: &str) -> Result<String> {
+    let mut command = cargo(root);
+    command.args(["bench", "--quiet", "--locked", "-p", package, "--bench", name]);
+    let output =
+        command.stdout(Stdio::piped()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "it ended with {}", output.status);
+    let table = String::from_utf8(output.stdout).context("its output is no text")?;
+    ensure!(table.contains('|'), "it printed no table");
+    Ok(table.trim().to_owned())
 }
 
 fn page(root: &Path, name: &str) -> PathBuf {

@@ -89,6 +89,7 @@ impl Directory {
             // Looked for only where the message says it.
             origins: if flow.has(flags::ATTRIBUTED) { self.wire_origins(flow.cookie) } else { None },
             interface: if is_trace { self.interface(flow.ifindex) } else { None },
+            detail: None,
         }
     }
 

@@ -46,7 +46,7 @@ pub use summary::Summary;
 pub use uuid::{FlowUuid, InstanceId};
 pub use view::{FlowNames, FlowView, Side};
 #[cfg(feature = "proto")]
-pub use wire::{FlowEncoder, WireFlow, WireOrigins};
+pub use wire::{FlowEncoder, WireDetail, WireFlow, WireOrigins};
 
 /// IANA protocol numbers that a flow may carry.
 pub mod protocol {

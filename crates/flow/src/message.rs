@@ -152,7 +152,9 @@ fn layer4(flow: &Flow) -> Option<pb::Layer4> {
     let (kind, code) = (flow.icmp_type.into(), flow.icmp_code.into());
     let protocol = match flow.protocol {
         protocol::TCP => {
-            Protocol::Tcp(pb::Tcp { source_port, destination_port, flags: Some(tcp_flags(flow.tcp_flags)) })
+            // What an application said has ports, but no flags.
+            let flags = (flow.event_type() != EventType::L7).then(|| tcp_flags(flow.tcp_flags));
+            Protocol::Tcp(pb::Tcp { source_port, destination_port, flags })
         }
         protocol::UDP => Protocol::Udp(pb::Udp { source_port, destination_port }),
         protocol::SCTP => Protocol::Sctp(pb::Sctp { source_port, destination_port }),

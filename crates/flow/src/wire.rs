@@ -4,6 +4,7 @@
 //! What is the same for many flows is encoded once: names and labels of an endpoint in its [`crate::MetaTable`] entry,
 //! the rules behind a cookie in [`WireOrigins`], the node in the [`FlowEncoder`].
 
+mod detail;
 mod fields;
 mod origins;
 mod put;
@@ -12,6 +13,7 @@ mod text;
 use prost::Message as _;
 use specola_proto::flow as pb;
 
+pub use detail::WireDetail;
 pub use origins::WireOrigins;
 
 use crate::{EndpointMeta, Flow, FlowMask, FlowUuid, MaskError, NodeInfo};
@@ -50,6 +52,8 @@ pub struct WireFlow<'a> {
     pub origins: Option<&'a WireOrigins>,
     /// Name of the flow's interface.
     pub interface: Option<&'a str>,
+    /// What the record has no place for.
+    pub detail: Option<&'a WireDetail>,
 }
 
 impl FlowEncoder {

@@ -136,7 +136,7 @@ impl LineWriter {
         context: &MessageContext<'_>,
         out: &mut Vec<u8>,
     ) -> bool {
-        if view.detail.is_some() || context.extension {
+        if view.detail.is_some() || context.extension || view.flow.event_type() == EventType::L7 {
             return false;
         }
         let (flow, wants) = (view.flow, self.wants);

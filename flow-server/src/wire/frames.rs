@@ -125,6 +125,7 @@ mod tests {
             destination: &[],
             origins: None,
             interface: None,
+            detail: None,
         };
         let mut out = Vec::new();
         FrameWriter::new("1", &node, mask, false).flow(&wire, &mut out).unwrap();

@@ -5,7 +5,7 @@ use std::{fmt, io::Write as _, sync::LazyLock};
 use specola_proto::{flow as pb, specola::v1 as ext};
 
 use super::{
-    Constants, WireFlow,
+    Constants, WireDetail, WireFlow,
     put::{BYTES, bytes, key, message, number, string, varint, varint_len, with_length},
     text,
 };
@@ -49,19 +49,27 @@ fields! {
     2 => |_, flow, out| number::<2>(out, flow.verdict.into()),
     3 => |_, flow, out| number::<3>(out, drop_reason(flow)),
     4 => |_, flow, out| ethernet(flow, out),
-    5 => |_, flow, out| ip(flow, out),
+    5 => |input, flow, out| ip(input, flow, out),
     6 => |_, flow, out| layer4(flow, out),
     8 => |input, flow, out| endpoint::<8>(flow.source_endpoint, flow.source_identity, input.wire.source, out),
     9 => |input, flow, out| {
         endpoint::<9>(flow.destination_endpoint, flow.destination_identity, input.wire.destination, out);
     },
-    10 => |_, _, out| number::<10>(out, pb::FlowType::L3L4 as u64),
+    10 => |input, _, out| {
+        let is_l7 = input.wire.detail.is_some_and(|detail| detail.summary.is_some());
+        number::<10>(out, if is_l7 { pb::FlowType::L7 } else { pb::FlowType::L3L4 } as u64);
+    },
     11 => |input, _, out| out.extend_from_slice(&input.constants.node_name),
+    13 => |input, _, out| detail(input, out, |detail| &detail.source_names),
+    14 => |input, _, out| detail(input, out, |detail| &detail.destination_names),
+    15 => |input, _, out| detail(input, out, |detail| &detail.l7),
     16 => |_, flow, out| number::<16>(out, flow.has(flags::REPLY_KNOWN | flags::REPLY).into()),
     19 => |_, flow, out| message::<19>(out, |out| {
         number::<1>(out, flow.event_type.into());
         number::<2>(out, flow.sub_type.into());
     }),
+    20 => |input, _, out| detail(input, out, |detail| &detail.source_service),
+    21 => |input, _, out| detail(input, out, |detail| &detail.destination_service),
     22 => |_, flow, out| number::<22>(out, flow.direction.into()),
     23 => |_, flow, out| {
         if flow.event_type() == EventType::POLICY_VERDICT {
@@ -85,6 +93,7 @@ fields! {
             number::<29>(out, flow.proxy_port.into());
         }
     },
+    30 => |input, _, out| detail(input, out, |detail| &detail.trace_context),
     34 => |input, _, out| bytes::<34>(out, &text::uuid(input.wire.uuid)),
     36 => |_, flow, out| {
         if is_trace(flow) {
@@ -92,18 +101,27 @@ fields! {
         }
     },
     37 => |input, _, out| out.extend_from_slice(&input.constants.node_labels),
+    40 => |input, _, out| detail(input, out, |detail| &detail.ip_trace_id),
     41 => |input, _, out| out.extend_from_slice(&input.constants.emitter),
     21001 => |input, flow, out| policies::<21001>(input, flow, (Direction::EGRESS, false), out),
     21002 => |input, flow, out| policies::<21002>(input, flow, (Direction::INGRESS, false), out),
     21004 => |input, flow, out| policies::<21004>(input, flow, (Direction::EGRESS, true), out),
     21005 => |input, flow, out| policies::<21005>(input, flow, (Direction::INGRESS, true), out),
     21006 => |input, flow, out| logs(input, flow, out),
-    100_000 => |_, flow, out| summary(flow, out),
+    100_000 => |input, flow, out| summary(input, flow, out),
     150_000 => |input, flow, out| {
         if input.constants.extension {
             extension(input, flow, out);
         }
     },
+}
+
+/// Appends a field of the details, if there are some.
+#[inline]
+fn detail(input: &Input<'_>, out: &mut Vec<u8>, field: fn(&WireDetail) -> &[u8]) {
+    if let Some(detail) = input.wire.detail {
+        out.extend_from_slice(field(detail));
+    }
 }
 
 fn is_trace(flow: &Flow) -> bool {
@@ -145,7 +163,7 @@ fn ethernet(flow: &Flow, out: &mut Vec<u8>) {
 }
 
 #[inline]
-fn ip(flow: &Flow, out: &mut Vec<u8>) {
+fn ip(input: &Input<'_>, flow: &Flow, out: &mut Vec<u8>) {
     let (Some(source), Some(destination)) = (flow.source_ip(), flow.destination_ip()) else {
         return;
     };
@@ -154,6 +172,10 @@ fn ip(flow: &Flow, out: &mut Vec<u8>) {
         message::<1>(out, |out| text::ip(out, source));
         message::<2>(out, |out| text::ip(out, destination));
         number::<3>(out, version as u64);
+        if let Some(detail) = input.wire.detail {
+            number::<4>(out, detail.encrypted.into());
+            string::<5>(out, detail.source_ip_xlated.as_bytes());
+        }
     });
 }
 
@@ -174,7 +196,10 @@ fn layer4(flow: &Flow, out: &mut Vec<u8>) {
         protocol::TCP => message::<6>(out, |out| {
             message::<1>(out, |out| {
                 ports(out);
-                message::<3>(out, |out| tcp_flags(flow.tcp_flags, out));
+                // What an application said has ports, but no flags.
+                if flow.event_type() != EventType::L7 {
+                    message::<3>(out, |out| tcp_flags(flow.tcp_flags, out));
+                }
             });
         }),
         protocol::UDP => message::<6>(out, |out| message::<2>(out, ports)),
@@ -242,7 +267,10 @@ fn logs(input: &Input<'_>, flow: &Flow, out: &mut Vec<u8>) {
 }
 
 #[inline]
-fn summary(flow: &Flow, out: &mut Vec<u8>) {
+fn summary(input: &Input<'_>, flow: &Flow, out: &mut Vec<u8>) {
+    if let Some(text) = input.wire.detail.and_then(|detail| detail.summary.as_ref()) {
+        return out.extend_from_slice(text);
+    }
     if matches!((flow.ip_version, flow.protocol), (4 | 6, protocol::TCP)) {
         return out.extend_from_slice(&TCP_SUMMARIES[usize::from(flow.tcp_flags)]);
     }

@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::*;
 use crate::{
-    FlowView, InstanceId, MessageContext, MetaHandle, MetaInterner, Metas, PolicyOrigin, Workload,
-    flow_message,
+    FlowDetail, FlowView, InstanceId, MessageContext, MetaHandle, MetaInterner, Metas, PolicyOrigin,
+    Workload, flow_message,
 };
 
 /// Entries that records may point to, and rules.
@@ -65,7 +65,7 @@ fn flow() -> impl Strategy<Value = Flow> {
     let bytes = proptest::collection::vec(any::<u8>(), size_of::<Flow>());
     let words = proptest::collection::vec(any::<bool>(), size_of::<Flow>() / 2);
     let kinds = (
-        prop_oneof![8 => prop_oneof![Just(1), Just(4), Just(5)], 1 => any::<u8>()],
+        prop_oneof![8 => prop_oneof![Just(1), Just(4), Just(5), Just(129)], 1 => any::<u8>()],
         prop_oneof![6 => Just(4), 3 => Just(6), 1 => any::<u8>()],
         prop_oneof![8 => prop_oneof![Just(6), Just(17), Just(132), Just(1), Just(58)], 1 => any::<u8>()],
         (0..6_u8, 0..4_u8),
@@ -88,8 +88,65 @@ fn flow() -> impl Strategy<Value = Flow> {
     })
 }
 
+fn texts() -> impl Strategy<Value = Vec<String>> {
+    proptest::collection::vec(text(), 0..3)
+}
+
+fn application() -> impl Strategy<Value = pb::Layer7> {
+    use pb::layer7::Record;
+    let header = (text(), text()).prop_map(|(key, value)| pb::HttpHeader { key, value });
+    let headers = proptest::collection::vec(header, 0..4);
+    let http =
+        (0..600_u32, text(), text(), text(), headers).prop_map(|(code, method, url, protocol, headers)| {
+            Record::Http(pb::Http { code, method, url, protocol, headers })
+        });
+    let dns = (text(), texts(), any::<u32>(), texts(), (0..8_u32, texts(), texts(), text())).prop_map(
+        |(query, ips, ttl, cnames, (rcode, qtypes, rrtypes, observation_source))| {
+            Record::Dns(pb::Dns { query, ips, ttl, cnames, observation_source, rcode, qtypes, rrtypes })
+        },
+    );
+    let kafka = (any::<i32>(), any::<i32>(), text(), any::<i32>(), text()).prop_map(
+        |(error_code, api_version, api_key, correlation_id, topic)| {
+            Record::Kafka(pb::Kafka { error_code, api_version, api_key, correlation_id, topic })
+        },
+    );
+    let record = proptest::option::weighted(0.9, prop_oneof![http.boxed(), dns.boxed(), kafka.boxed()]);
+    (0..4_i32, any::<u64>(), record).prop_map(|(kind, latency_ns, record)| pb::Layer7 {
+        r#type: kind,
+        latency_ns,
+        record,
+    })
+}
+
+fn detail() -> impl Strategy<Value = FlowDetail> {
+    let service = || {
+        let service = (text(), text()).prop_map(|(name, namespace)| pb::Service { name, namespace });
+        proptest::option::of(service)
+    };
+    let id = (any::<u64>(), any::<u32>());
+    let id = id.prop_map(|(trace_id, ip_option_type)| pb::IpTraceId { trace_id, ip_option_type });
+    let names = (texts(), texts(), service(), service(), text());
+    let rest = (proptest::option::of(application().boxed()), any::<bool>(), text(), proptest::option::of(id));
+    (names.boxed(), rest.boxed()).prop_map(
+        |(
+            (source_names, destination_names, source_service, destination_service, source_ip_xlated),
+            (l7, encrypted, trace_id, ip_trace_id),
+        )| FlowDetail {
+            l7,
+            source_names,
+            destination_names,
+            source_service,
+            destination_service,
+            source_ip_xlated,
+            encrypted,
+            trace_id,
+            ip_trace_id,
+        },
+    )
+}
+
 /// Paths of fields that records fill, of some that they do not, and of parts at several depths.
-const PATHS: [&str; 34] = [
+const PATHS: [&str; 45] = [
     "time",
     "time.nanos",
     "uuid",
@@ -116,7 +173,18 @@ const PATHS: [&str; 34] = [
     "destination.cluster_name",
     "node_name",
     "node_labels",
+    "l7",
     "l7.type",
+    "l7.http.headers",
+    "l7.dns.query",
+    "source_names",
+    "destination_names",
+    "source_service.name",
+    "destination_service",
+    "trace_context.parent",
+    "ip_trace_id.trace_id",
+    "Type",
+    "IP.source_xlated",
     "tunnel.IP.source",
     "event_type.sub_type",
     "is_reply",
@@ -133,23 +201,25 @@ struct Case {
     seq: u64,
     interface: Option<String>,
     extension: bool,
+    detail: Option<FlowDetail>,
     paths: Vec<String>,
 }
 
 prop_compose! {
     fn case()(
-        world in world(),
-        mut flow in flow(),
+        world in world().boxed(),
+        mut flow in flow().boxed(),
         seq: u64,
         interface in proptest::option::of(text()),
         extension: bool,
+        detail in proptest::option::of(detail().boxed()).boxed(),
         ends: [proptest::sample::Index; 2],
         paths in proptest::sample::subsequence(PATHS.to_vec(), 0..12),
     ) -> Case {
         let entries: Vec<_> = [MetaHandle::NONE].into_iter().chain(world.handles.iter().copied()).collect();
         [flow.source_meta, flow.destination_meta] = ends.map(|index| *index.get(&entries));
         let paths = paths.into_iter().map(ToOwned::to_owned).collect();
-        Case { world, flow, seq, interface, extension, paths }
+        Case { world, flow, seq, interface, extension, detail, paths }
     }
 }
 
@@ -164,13 +234,16 @@ fn reference(case: &Case, mask: Option<&FlowMask>) -> pb::Flow {
         interface: case.interface.as_deref(),
         extension: case.extension,
     };
-    let message = flow_message(&FlowView::new(&case.flow, case.seq, INSTANCE, metas, node), &context);
+    let mut view = FlowView::new(&case.flow, case.seq, INSTANCE, metas, node);
+    view.detail = case.detail.as_ref();
+    let message = flow_message(&view, &context);
     mask.map_or(message.clone(), |mask| mask.apply(&message).unwrap())
 }
 
 fn written(case: &Case, mask: Option<FlowMask>) -> Vec<u8> {
     let World { metas, origins, node, .. } = &case.world;
     let origins = WireOrigins::new(origins);
+    let detail = case.detail.as_ref().map(WireDetail::new);
     let wire = WireFlow {
         flow: &case.flow,
         uuid: FlowUuid { instance: INSTANCE, seq: case.seq },
@@ -178,6 +251,7 @@ fn written(case: &Case, mask: Option<FlowMask>) -> Vec<u8> {
         destination: metas.wire(case.flow.destination_meta),
         origins: Some(&origins),
         interface: case.interface.as_deref(),
+        detail: detail.as_ref(),
     };
     let mut out = b"before".to_vec();
     FlowEncoder::new("1.2.3", node, mask, case.extension).encode(&wire, &mut out).unwrap();
