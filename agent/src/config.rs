@@ -95,7 +95,8 @@ pub struct AgentConfig {
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: u32,
     /// Flows kept in memory, 64 to 16777216, rounded up to a power of two; each takes about 250 bytes.
-    #[arg(long, value_name = "FLOWS", alias = "flow-capacity", default_value = "4096", value_parser = ring_size)]
+    #[arg(long, value_name = "FLOWS", alias = "flow-capacity", env = "SPECOLA_RING_SIZE", default_value = "4096",
+        value_parser = ring_size)]
     pub ring_size: usize,
     /// Room for drops and errors that newer flows of other kinds do not overwrite, % of the ring's size, rounded up to a
     /// power of two; 0 = none.
