@@ -119,7 +119,9 @@ mod tests {
             ("--metrics-listen", "127.0.0.1:0"),
             ("--synthetic", "2000"),
         ];
-        let args = ["agent"].into_iter().chain(flags.iter().flat_map(|(flag, value)| [*flag, *value]));
+        let export = dir.join("flows.log").display().to_string();
+        let flags = flags.into_iter().chain([("--hubble-export-file-path", export.as_str())]);
+        let args = ["agent"].into_iter().chain(flags.flat_map(|(flag, value)| [flag, value]));
         Program::try_parse_from(args).expect("flags parse").agent
     }
 
@@ -153,8 +155,22 @@ mod tests {
             assert_eq!(flow.node_name, "n1");
         }
         stop.send(()).expect("the agent runs");
-        while flows.message().await.expect("no failure").is_some() {}
+        let mut last = None;
+        while let Some(answer) = flows.message().await.expect("no failure") {
+            last = answer.response_types;
+        }
         drop(flows);
         agent.await.expect("no panic").expect("a clean end");
+
+        // Whoever takes flows out ends after the last one is in the ring: both have it.
+        let Some(ResponseTypes::Flow(flow)) = last else { panic!("no flow: {last:?}") };
+        let text = std::fs::read_to_string(dir.path().join("flows.log")).expect("an exported file");
+        let id = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            event["flow"]["uuid"].as_str().expect("an id").to_owned()
+        };
+        assert_eq!(text.lines().last().map(id), Some(flow.uuid.clone()));
+        let id: specola_flow::FlowUuid = flow.uuid.parse().expect("an id");
+        assert_eq!(text.lines().count() as u64, id.seq + 1, "every flow since the start is in the file");
     }
 }
