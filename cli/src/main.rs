@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod host_policy;
 mod identity;
+mod list;
 mod metrics;
 mod node;
 mod observe;
@@ -25,6 +26,7 @@ mod status;
 mod target;
 mod tls;
 mod version;
+mod watch;
 
 use crate::error::UsageError;
 
@@ -72,6 +74,14 @@ enum Command {
     Sandbox(specola_sandbox::cli::SandboxCommand),
     /// Run the agent of this node.
     Agent(Box<specola_agent::AgentConfig>),
+    /// Run a relay: one flow API in front of all nodes.
+    Relay(Box<specola_relay::RelayConfig>),
+    /// List nodes or namespaces.
+    #[command(subcommand)]
+    List(list::ListCommand),
+    /// Watch who the nodes of the cluster are.
+    #[command(subcommand, visible_alias = "w")]
+    Watch(watch::WatchCommand),
     /// Print the version.
     Version(version::VersionArgs),
     /// Print a completion script for a shell.
@@ -103,6 +113,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Sandbox(command) => command.run(),
         Command::Agent(config) => run_agent(*config),
+        Command::Relay(config) => run_relay(*config),
+        Command::List(command) => list::run(&command),
+        Command::Watch(command) => watch::run(&command),
         Command::Version(args) => version::run(&args),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -116,6 +129,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 fn run_agent(config: specola_agent::AgentConfig) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(specola_agent::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_relay(config: specola_relay::RelayConfig) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(specola_relay::run(config))?;
     Ok(ExitCode::SUCCESS)
 }
 

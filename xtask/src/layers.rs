@@ -37,6 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "specola-telemetry",
         ],
     ),
+    ("specola-relay", &["specola-lifecycle", "specola-proto", "specola-serve", "specola-telemetry"]),
     // L3: assembly
     (
         "specola-agent",
@@ -70,6 +71,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "specola-lifecycle",
             "specola-policy",
             "specola-proto",
+            "specola-relay",
             "specola-sandbox",
             "specola-telemetry",
         ],

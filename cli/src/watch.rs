@@ -1,0 +1,59 @@
+//! `specola watch peers`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use specola_proto::peer::peer_client::PeerClient;
+use specola_proto::peer::{ChangeNotification, ChangeNotificationType, NotifyRequest};
+
+use crate::error::status_text;
+use crate::node::{block_on, stdout};
+use crate::target::TargetArgs;
+
+/// What to watch.
+#[derive(Subcommand)]
+pub(crate) enum WatchCommand {
+    /// The nodes that a node's peer service names, and their changes.
+    #[command(visible_alias = "peer")]
+    Peers(WatchArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Runs the command until the server ends the stream.
+///
+/// # Errors
+/// The server does not answer, or refuses.
+pub(crate) fn run(command: &WatchCommand) -> anyhow::Result<ExitCode> {
+    let WatchCommand::Peers(args) = command;
+    block_on(async {
+        let targets = args.target.resolve()?;
+        anyhow::ensure!(targets.len() == 1, "several servers name the same peers: name one with --server");
+        for target in targets {
+            let mut client = PeerClient::new(target.connect(args.target.timeout).await?);
+            let refused =
+                |status: tonic::Status| anyhow::anyhow!("{}: {}", target.name, status_text(&status));
+            let mut changes = client.notify(NotifyRequest {}).await.map_err(refused)?.into_inner();
+            while let Some(change) = changes.message().await.map_err(refused)? {
+                writeln!(stdout(), "{}", line(&change))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn line(change: &ChangeNotification) -> String {
+    let kind = match change.r#type() {
+        ChangeNotificationType::PeerAdded => "PEER_ADDED",
+        ChangeNotificationType::PeerDeleted => "PEER_DELETED",
+        ChangeNotificationType::PeerUpdated => "PEER_UPDATED",
+        ChangeNotificationType::Unknown => "UNKNOWN",
+    };
+    let tls = change.tls.as_ref().map(|tls| format!(" (TLS.ServerName: {})", tls.server_name));
+    format!("{kind:<12} {} {}{}", change.address, change.name, tls.unwrap_or_default())
+}

@@ -1,0 +1,338 @@
+//! Many streams as one, ordered by time. No I/O and no clock: the caller says what came, and when.
+//!
+//! What has come is held until nothing older is to be expected: because every stream is past it, or because the time is
+//! over in which streams deliver. That time follows what the streams show: the longest delay between the time of a flow
+//! and its arrival, of those streams whose delay is within [`Limits::wait`] of the median one. A flow that comes after a
+//! later one has left is late: it is passed on and marked.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+
+use crate::envelope::{Answer, Kind};
+
+mod delay;
+
+use delay::WindowMax;
+
+/// Bounds of one merge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Longest wait for older flows, ns.
+    pub(crate) wait_ns: u64,
+    /// Answers that are held.
+    pub(crate) answers: usize,
+    /// Bytes that are held.
+    pub(crate) bytes: usize,
+}
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct MergeCounts {
+    /// Flows that came in.
+    pub(crate) flows: u64,
+    /// Flows that went out after a later one.
+    pub(crate) late: u64,
+    /// Answers that had to leave early because too many were held.
+    pub(crate) forced: u64,
+    /// Flows that peers said were lost.
+    pub(crate) lost: u64,
+}
+
+/// What is known of one stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SourceView {
+    /// Flows that came.
+    pub(crate) flows: u64,
+    /// Of these, those that were late.
+    pub(crate) late: u64,
+    /// Flows that it said were lost.
+    pub(crate) lost: u64,
+    /// Newest time that came, ns.
+    pub(crate) newest_ns: u64,
+    /// Shortest delay seen lately, ns; below 0 when its clock is ahead.
+    pub(crate) delay_ns: Option<i64>,
+    /// Its clock is further off than streams wait for each other.
+    pub(crate) skewed: bool,
+    state: State,
+    low: WindowMax,
+    held: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum State {
+    #[default]
+    Live,
+    /// Silent for longer than others wait for it.
+    Stalled,
+}
+
+/// An answer that may leave.
+#[derive(Debug)]
+pub(crate) struct Released {
+    pub(crate) answer: Answer,
+    /// Stream that it came from.
+    pub(crate) source: u32,
+    /// How much older it is than what has left before; 0 = in order.
+    pub(crate) late_ns: u64,
+    /// The clock of its node is off: its place says nothing.
+    pub(crate) skewed: bool,
+}
+
+/// The merge.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    limits: Limits,
+    /// Goes on for ever: streams that are silent have nothing, rather than more to say.
+    follow: bool,
+    held: BinaryHeap<Reverse<Held>>,
+    held_bytes: usize,
+    pushed: u64,
+    sources: HashMap<u32, SourceView>,
+    /// Newest time and stream, of those that are waited for.
+    marks: BTreeSet<(u64, u32)>,
+    released_ns: u64,
+    delay: WindowMax,
+    /// Median of the streams' delays.
+    reference_ns: Option<i64>,
+    reference_due_ns: u64,
+    counts: MergeCounts,
+}
+
+#[derive(Debug)]
+struct Held {
+    time_ns: u64,
+    number: u64,
+    arrived_ns: u64,
+    source: u32,
+    answer: Answer,
+}
+
+/// How often the median delay is found anew, ns.
+const REFERENCE_INTERVAL_NS: u64 = 500_000_000;
+/// Added to the longest delay seen: the next one may be a little longer, ns.
+const SLACK_NS: i64 = 1_000_000;
+
+impl Merge {
+    /// An empty merge; `follow`: streams do not end by themselves.
+    pub(crate) fn new(limits: Limits, follow: bool) -> Self {
+        Self {
+            limits,
+            follow,
+            held: BinaryHeap::new(),
+            held_bytes: 0,
+            pushed: 0,
+            sources: HashMap::new(),
+            marks: BTreeSet::new(),
+            released_ns: 0,
+            delay: WindowMax::default(),
+            reference_ns: None,
+            reference_due_ns: 0,
+            counts: MergeCounts::default(),
+        }
+    }
+
+    /// Adds a stream, which is waited for from now on. One that comes back is the same stream.
+    pub(crate) fn add(&mut self, source: u32) {
+        let view = self.sources.entry(source).or_default();
+        view.state = State::Live;
+        self.marks.insert((view.newest_ns, source));
+    }
+
+    /// A stream has ended.
+    pub(crate) fn end(&mut self, source: u32) {
+        if let Some(view) = self.sources.get(&source) {
+            self.marks.remove(&(view.newest_ns, source));
+        }
+    }
+
+    /// A stream that others wait for says nothing: they go on without it until it speaks again.
+    pub(crate) fn stall(&mut self, source: u32) {
+        if let Some(view) = self.sources.get_mut(&source) {
+            self.marks.remove(&(view.newest_ns, source));
+            view.state = State::Stalled;
+        }
+    }
+
+    /// Takes an answer of a stream.
+    pub(crate) fn push(&mut self, source: u32, answer: Answer, now_ns: u64) {
+        let Some(view) = self.sources.get_mut(&source) else { return };
+        // Without a time it goes behind what the stream said last.
+        let time_ns = answer.time_ns.unwrap_or(view.newest_ns);
+        match answer.kind {
+            Kind::Flow => {
+                self.counts.flows += 1;
+                view.flows += 1;
+            }
+            Kind::Lost(count) => {
+                self.counts.lost = self.counts.lost.saturating_add(count);
+                view.lost = view.lost.saturating_add(count);
+            }
+            Kind::Other => {}
+        }
+        let was_waited_for = self.marks.remove(&(view.newest_ns, source));
+        let is_flow = answer.kind == Kind::Flow;
+        if is_flow {
+            view.newest_ns = view.newest_ns.max(time_ns);
+        }
+        if was_waited_for || view.state == State::Stalled {
+            view.state = State::Live;
+            self.marks.insert((view.newest_ns, source));
+        }
+        view.held += 1;
+        self.pushed += 1;
+        self.held_bytes += answer.bytes.len();
+        self.held.push(Reverse(Held { time_ns, number: self.pushed, arrived_ns: now_ns, source, answer }));
+        if self.follow && is_flow {
+            self.note_delay(source, time_ns, now_ns);
+        }
+    }
+
+    /// The oldest answer, if it may leave.
+    pub(crate) fn pop(&mut self, now_ns: u64) -> Option<Released> {
+        let Reverse(head) = self.held.peek()?;
+        let is_full = self.held.len() > self.limits.answers || self.held_bytes > self.limits.bytes;
+        let may_leave = self.is_passed(head.time_ns) || self.due_ns(head) <= now_ns;
+        if !may_leave && !is_full {
+            return None;
+        }
+        self.counts.forced += u64::from(!may_leave);
+        let Reverse(held) = self.held.pop()?;
+        self.held_bytes -= held.answer.bytes.len();
+        let view = self.sources.get_mut(&held.source)?;
+        view.held -= 1;
+        let mut late_ns = 0;
+        if held.answer.kind == Kind::Flow {
+            late_ns = self.released_ns.saturating_sub(held.time_ns);
+            // A clock that is ahead must not make everybody else late.
+            if !view.skewed {
+                self.released_ns = self.released_ns.max(held.time_ns);
+            }
+            view.late += u64::from(late_ns > 0);
+            self.counts.late += u64::from(late_ns > 0);
+        }
+        let skewed = view.skewed;
+        Some(Released { answer: held.answer, source: held.source, late_ns, skewed })
+    }
+
+    /// When the oldest answer may leave at the latest, ns; `None` when nothing is held.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        self.held.peek().map(|Reverse(head)| self.due_ns(head))
+    }
+
+    /// Whether reading this stream brings the merge forward. Others may wait, and their peers with them.
+    pub(crate) fn wants(&self, source: u32) -> bool {
+        let Some(view) = self.sources.get(&source) else { return false };
+        if self.follow {
+            let is_full =
+                self.held.len() * 2 > self.limits.answers || self.held_bytes * 2 > self.limits.bytes;
+            return !is_full || view.held == 0;
+        }
+        match self.held.peek() {
+            None => true,
+            Some(Reverse(head)) => view.newest_ns < head.time_ns || view.held == 0,
+        }
+    }
+
+    /// Whether a stream keeps what is held from leaving.
+    pub(crate) fn waits_for(&self, source: u32) -> bool {
+        let Some(Reverse(head)) = self.held.peek() else { return false };
+        self.sources
+            .get(&source)
+            .is_some_and(|view| view.state == State::Live && view.newest_ns < head.time_ns)
+    }
+
+    pub(crate) fn counts(&self) -> MergeCounts {
+        self.counts
+    }
+
+    /// Answers that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(crate) fn source(&self, source: u32) -> Option<&SourceView> {
+        self.sources.get(&source)
+    }
+
+    /// How much later than the median stream this one is, ns; below 0 when it is ahead.
+    pub(crate) fn skew_ns(&self, source: u32) -> Option<i64> {
+        let (view, reference) = (self.sources.get(&source)?, self.reference_ns?);
+        view.delay_ns.map(|delay| delay.saturating_sub(reference))
+    }
+
+    /// Whether every stream that is waited for is past this time.
+    fn is_passed(&self, time_ns: u64) -> bool {
+        self.marks.first().is_none_or(|(mark, _)| *mark >= time_ns)
+    }
+
+    fn due_ns(&self, held: &Held) -> u64 {
+        let latest = held.arrived_ns.saturating_add(self.limits.wait_ns);
+        if !self.follow {
+            return latest;
+        }
+        let skewed = self.sources.get(&held.source).is_some_and(|view| view.skewed);
+        match self.delay.get() {
+            // No wait brings it in order.
+            _ if skewed => held.arrived_ns,
+            Some(delay) => held.time_ns.saturating_add_signed(delay.saturating_add(SLACK_NS)).min(latest),
+            None => latest,
+        }
+    }
+
+    /// Learns how long flows are under way.
+    fn note_delay(&mut self, source: u32, time_ns: u64, now_ns: u64) {
+        let delay = signed(now_ns).saturating_sub(signed(time_ns));
+        let Some(view) = self.sources.get_mut(&source) else { return };
+        view.low.note(delay.saturating_neg(), now_ns);
+        let is_first = view.delay_ns.is_none();
+        view.delay_ns = view.low.get().map(i64::saturating_neg);
+        if is_first || now_ns >= self.reference_due_ns {
+            self.reference_due_ns = now_ns.saturating_add(REFERENCE_INTERVAL_NS);
+            self.find_reference();
+        }
+        let wait = signed(self.limits.wait_ns);
+        if self.reference_ns.is_some_and(|reference| delay.abs_diff(reference) <= wait.unsigned_abs()) {
+            self.delay.note(delay, now_ns);
+        }
+    }
+
+    fn find_reference(&mut self) {
+        let mut delays: Vec<i64> = self.sources.values().filter_map(|view| view.delay_ns).collect();
+        delays.sort_unstable();
+        let middle = [delays.len().saturating_sub(1) / 2, delays.len() / 2];
+        // Of two, the one that agrees better with the clock of this machine.
+        let candidates = middle.iter().filter_map(|at| delays.get(*at));
+        self.reference_ns = candidates.min_by_key(|delay| delay.unsigned_abs()).copied();
+        let Some(reference) = self.reference_ns else { return };
+        for view in self.sources.values_mut() {
+            view.skewed = view.delay_ns.is_some_and(|delay| delay.abs_diff(reference) > self.limits.wait_ns);
+        }
+    }
+}
+
+fn signed(ns: u64) -> i64 {
+    i64::try_from(ns).unwrap_or(i64::MAX)
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        (self.time_ns, self.number) == (other.time_ns, other.number)
+    }
+}
+
+impl Eq for Held {}
+
+impl PartialOrd for Held {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Held {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.time_ns, self.number).cmp(&(other.time_ns, other.number))
+    }
+}
+
+#[cfg(test)]
+mod tests;
