@@ -30,7 +30,8 @@ pub(crate) enum CookieError {
 #[derive(Debug)]
 pub(crate) struct CookieTable {
     path: PathBuf,
-    file: File,
+    /// None = the numbers end with the process.
+    file: Option<File>,
     numbers: HashMap<OriginSet, u32>,
     origins: HashMap<u32, OriginSet>,
     next: u32,
@@ -72,7 +73,19 @@ impl CookieTable {
             Ok(file)
         };
         let file = open().map_err(PersistError::io("open", path))?;
-        Ok(Self { path: path.to_owned(), file, numbers, origins, next, pending: Vec::new() })
+        Ok(Self { path: path.to_owned(), file: Some(file), numbers, origins, next, pending: Vec::new() })
+    }
+
+    /// Numbers that end with the process.
+    pub(crate) fn in_memory() -> Self {
+        Self {
+            path: PathBuf::new(),
+            file: None,
+            numbers: HashMap::new(),
+            origins: HashMap::new(),
+            next: NO_COOKIE + 1,
+            pending: Vec::new(),
+        }
     }
 
     /// What a file says about each number, for others than the agent: nothing is changed, and lines that do not decode
@@ -111,7 +124,9 @@ impl CookieTable {
             serde_json::to_writer(&mut text, line).map_err(encode)?;
             text.push(b'\n');
         }
-        self.file.write_all(&text).map_err(PersistError::io("write", &self.path))?;
+        if let Some(file) = &mut self.file {
+            file.write_all(&text).map_err(PersistError::io("write", &self.path))?;
+        }
         Ok(self.pending.drain(..).map(|line| (line.cookie, line.origins)).collect())
     }
 

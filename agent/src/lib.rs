@@ -21,6 +21,7 @@ mod follow;
 mod fs_watch;
 mod host;
 mod identity;
+mod ingest;
 mod ipam;
 mod metrics;
 mod net;
@@ -43,6 +44,7 @@ pub use config::{
     PolicyMode, PolicyOverflow,
 };
 pub use host::{Devices, HostPolicy, HostPolicyState, Look};
+pub use ingest::{Ingest, IngestOptions, IngestReport, Ingested};
 pub use preflight::{Check, Outcome, PreflightOptions, preflight};
 pub use run::{run, run_until};
 pub use trial::{KernelAnswer, KernelTrial, TrialError};

@@ -6,13 +6,13 @@
 
 mod endpoints;
 mod entries;
-mod feed;
+pub(crate) mod feed;
 mod host;
 mod identities;
-mod ips;
+pub(crate) mod ips;
 mod kernel;
 mod life;
-mod names;
+pub(crate) mod names;
 mod notices;
 mod publish;
 mod realize;
@@ -38,6 +38,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) use self::endpoints::{EndpointRequest, NodeError};
 pub(crate) use self::entries::update as policy_update;
 pub(crate) use self::host::HostSettings;
+pub(crate) use self::identities::add_ports;
 pub(crate) use self::kernel::{Kernel, NodeDevices};
 pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name, show_origins};
 

@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod host_policy;
 mod identity;
+mod ingest;
 mod list;
 mod metrics;
 mod node;
@@ -45,6 +46,10 @@ enum Command {
     /// Without --last, --first, --since, --until, --all and --follow the newest 20 flows are shown. With --sandbox the
     /// flows of all nodes are merged by time.
     Observe(Box<observe::ObserveArgs>),
+    /// Read a capture file: show the flows, and what policies would have done.
+    ///
+    /// Needs no rights and no agent. Equal input gives equal output, byte for byte.
+    Ingest(Box<ingest::IngestArgs>),
     /// Show the state of flow servers and agents.
     Status(status::StatusArgs),
     /// Show endpoints.
@@ -102,6 +107,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Observe(args) => observe::run(&args),
+        Command::Ingest(args) => ingest::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Endpoint(command) => endpoint::run(command),
         Command::Identity(command) => identity::run(command),

@@ -24,7 +24,9 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use args::{ColorChoice, ObserveArgs};
+pub(crate) use args::{ColorChoice, FormatArgs, ObserveArgs, RawFilterArgs};
+pub(crate) use flags::FilterFlags;
+pub(crate) use plan::{filters, style};
 pub(crate) use time::{Layout, go_duration};
 
 use self::plan::Plan;
@@ -68,7 +70,7 @@ pub(crate) fn run(args: &ObserveArgs) -> anyhow::Result<ExitCode> {
 
 fn print_raw_filters(args: &ObserveArgs) -> Result<(), anyhow::Error> {
     use std::io::Write as _;
-    let filters = plan::filters(args)?;
+    let filters = filters(&args.filters, &args.raw_filters)?;
     let mut out = io::stdout().lock();
     for (name, list) in [("allowlist", &filters.allow), ("denylist", &filters.deny)] {
         if list.is_empty() {

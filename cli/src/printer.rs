@@ -16,7 +16,7 @@ mod kind;
 mod summary;
 mod verdict;
 
-pub(crate) use self::endpoint::identity_text;
+pub(crate) use self::endpoint::{flow_ends, identity_text};
 pub(crate) use self::kind::TRACE_POINTS;
 pub(crate) use self::summary::binary_size;
 

@@ -22,7 +22,8 @@ pub(crate) struct DesiredDirectory {
     /// Parts of the policy language that may be used.
     options: ParseOptions,
     /// Where the documents in force are kept for the next start.
-    memory: PathBuf,
+    /// None = they are not kept.
+    memory: Option<PathBuf>,
     /// Why the directory itself could not be read last time.
     problem: Option<String>,
 }
@@ -37,7 +38,12 @@ impl DesiredDirectory {
             let state = FileState::restore(&file, documents, options);
             files.insert(file, state);
         }
-        Ok(Self { root: root.to_owned(), files, options, memory: memory.to_owned(), problem: None })
+        Ok(Self { root: root.to_owned(), files, options, memory: Some(memory.to_owned()), problem: None })
+    }
+
+    /// A directory that is read once: nothing of it is kept.
+    pub(crate) const fn once(root: PathBuf, options: ParseOptions) -> Self {
+        Self { root, files: BTreeMap::new(), options, memory: None, problem: None }
     }
 
     /// The directory.
@@ -111,9 +117,10 @@ impl DesiredDirectory {
 
 impl DesiredDirectory {
     fn remember(&self) -> Result<(), PersistError> {
+        let Some(memory) = &self.memory else { return Ok(()) };
         let saved: BTreeMap<&String, Vec<SavedDocument>> =
             self.files.iter().map(|(file, state)| (file, state.save())).collect();
-        persist::save_json(&self.memory, &saved)
+        persist::save_json(memory, &saved)
     }
 }
 

@@ -12,11 +12,11 @@ use specola_labels::{LabelSet, NumericIdentity};
 use specola_policy::{IdentityTable, Origin, OriginSet};
 
 /// A prefix with its identity and, when it is one pod, who that is.
-pub(super) type IpMeta = (NumericIdentity, Option<EndpointMeta>);
+pub(crate) type IpMeta = (NumericIdentity, Option<EndpointMeta>);
 
 /// The directory's writer with what it was given.
 #[derive(Debug)]
-pub(super) struct DirectoryFeed {
+pub(crate) struct DirectoryFeed {
     writer: DirectoryWriter,
     cluster_name: String,
     identities: BTreeMap<NumericIdentity, LabelSet>,
@@ -25,7 +25,7 @@ pub(super) struct DirectoryFeed {
 }
 
 impl DirectoryFeed {
-    pub(super) fn new(writer: DirectoryWriter, cluster_name: &str) -> Self {
+    pub(crate) fn new(writer: DirectoryWriter, cluster_name: &str) -> Self {
         Self {
             writer,
             cluster_name: cluster_name.to_owned(),
@@ -36,7 +36,7 @@ impl DirectoryFeed {
     }
 
     /// Publishes cookies. Must come before the datapath can use them.
-    pub(super) fn cookies<'a>(
+    pub(crate) fn cookies<'a>(
         &mut self,
         cookies: impl Iterator<Item = (u32, &'a OriginSet)>,
     ) -> Result<(), ChangeError> {
@@ -63,7 +63,7 @@ impl DirectoryFeed {
     }
 
     /// Publishes an interface's name.
-    pub(super) fn interface(&mut self, ifindex: u32, name: &str) -> Result<(), ChangeError> {
+    pub(crate) fn interface(&mut self, ifindex: u32, name: &str) -> Result<(), ChangeError> {
         self.writer.apply([Change::UpsertInterface { ifindex, name: Arc::from(name) }])
     }
 
@@ -73,7 +73,7 @@ impl DirectoryFeed {
     }
 
     /// Publishes identities, addresses and local endpoints as one snapshot.
-    pub(super) fn publish(
+    pub(crate) fn publish(
         &mut self,
         table: &IdentityTable,
         ips: HashMap<IpNet, IpMeta>,

@@ -175,7 +175,7 @@ fn remote_ports(endpoint: &CiliumEndpoint) -> impl Iterator<Item = (String, Stri
     ports.map(|port| (port.name.to_ascii_lowercase(), port.protocol.clone(), port.port))
 }
 
-pub(super) fn add_ports(to: &mut NamedPorts, ports: impl Iterator<Item = (String, String, u16)>) {
+pub(crate) fn add_ports(to: &mut NamedPorts, ports: impl Iterator<Item = (String, String, u16)>) {
     for (name, protocol, number) in ports {
         if let Some(protocol) = protocol_number(&protocol) {
             to.entry((name, protocol)).or_default().insert(number);

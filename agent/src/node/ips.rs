@@ -78,7 +78,7 @@ pub(super) fn wanted(
     wanted
 }
 
-fn worlds(families: IpFamilies) -> [(IpNet, IpInfo); 2] {
+pub(crate) fn worlds(families: IpFamilies) -> [(IpNet, IpInfo); 2] {
     let (ipv4, ipv6) = match families {
         IpFamilies::Dual => (NumericIdentity::WORLD_IPV4, NumericIdentity::WORLD_IPV6),
         IpFamilies::V4 | IpFamilies::V6 => (NumericIdentity::WORLD, NumericIdentity::WORLD),

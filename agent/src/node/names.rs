@@ -34,7 +34,7 @@ pub(super) fn take_objects(engine: &mut Engine, before: Option<&Desired>, desire
 }
 
 /// Prefixes of all groups, and addresses behind services without a selector.
-pub(super) fn prefixes(desired: &Desired) -> BTreeSet<IpNet> {
+pub(crate) fn prefixes(desired: &Desired) -> BTreeSet<IpNet> {
     let groups = desired.cidr_groups.values().flat_map(|group| &group.prefixes).map(IpNet::trunc);
     let external = desired.services.values().filter(|service| service.selector.is_empty());
     let backends = external.flat_map(|service| &service.backends).map(|address| IpNet::from(*address));
@@ -48,7 +48,7 @@ pub(super) fn selectors(policy: &PolicyObject) -> impl Iterator<Item = &DnsRule>
 }
 
 /// Labels that addresses have for the names that policies select by.
-pub(super) fn labels(desired: &Desired, selectors: &[&DnsRule]) -> BTreeMap<IpNet, BTreeSet<Label>> {
+pub(crate) fn labels(desired: &Desired, selectors: &[&DnsRule]) -> BTreeMap<IpNet, BTreeSet<Label>> {
     let mut labels: BTreeMap<IpNet, BTreeSet<Label>> = BTreeMap::new();
     for (name, addresses) in &desired.fqdn {
         for rule in selectors.iter().filter(|rule| rule.matches(name)) {

@@ -4,8 +4,9 @@ use specola_proto::google::{Any, FieldMask};
 use specola_proto::observer::GetFlowsRequest;
 use specola_proto::specola::v1::FlowRequestOptions;
 
-use super::args::{ObserveArgs, Output, SelectionArgs};
+use super::args::{FormatArgs, ObserveArgs, Output, RawFilterArgs, SelectionArgs};
 use super::filter::{self, Filters};
+use super::flags::FilterFlags;
 use super::time;
 use crate::error::UsageError;
 use crate::printer::{Form, Style};
@@ -42,7 +43,7 @@ impl Plan {
         several_nodes: bool,
     ) -> Result<Self, UsageError> {
         check_format(args)?;
-        let filters = filters(args)?;
+        let filters = filters(&args.filters, &args.raw_filters)?;
         let (number, limit) = limit(&args.selection)?;
         let mut request = GetFlowsRequest {
             number,
@@ -66,7 +67,7 @@ impl Plan {
         if ranged && matches!(limit, Limit::Last(_)) {
             request.number = 0;
         }
-        Ok(Self { request, limit, style: style(args, several_nodes) })
+        Ok(Self { request, limit, style: style(&args.format, several_nodes) })
     }
 }
 
@@ -74,11 +75,11 @@ impl Plan {
 ///
 /// # Errors
 /// A value is wrong, or flags contradict each other.
-pub(crate) fn filters(args: &ObserveArgs) -> Result<Filters, UsageError> {
-    let mut filters = filter::compile(&args.filters.given).map_err(UsageError::from_error)?;
+pub(crate) fn filters(flags: &FilterFlags, raw: &RawFilterArgs) -> Result<Filters, UsageError> {
+    let mut filters = filter::compile(&flags.given).map_err(UsageError::from_error)?;
     for (flag, texts, list) in [
-        ("--allowlist", &args.raw_filters.allowlist, &mut filters.allow),
-        ("--denylist", &args.raw_filters.denylist, &mut filters.deny),
+        ("--allowlist", &raw.allowlist, &mut filters.allow),
+        ("--denylist", &raw.denylist, &mut filters.deny),
     ] {
         for text in texts {
             for filter in serde_json::Deserializer::from_str(text).into_iter() {
@@ -138,8 +139,7 @@ fn field_mask(args: &ObserveArgs) -> Option<FieldMask> {
     masked.then(|| SHOWN_FIELDS.iter().copied().collect())
 }
 
-fn style(args: &ObserveArgs, several_nodes: bool) -> Style {
-    let format = &args.format;
+pub(crate) fn style(format: &FormatArgs, several_nodes: bool) -> Style {
     Style {
         form: match format.output {
             Output::Compact => Form::Compact,

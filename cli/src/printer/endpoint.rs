@@ -23,6 +23,15 @@ pub(super) struct Ends {
     pub(super) destination: Host,
 }
 
+/// Initiator and responder of a flow's connection without the initiator's port, as `a -> b:80`.
+pub(crate) fn flow_ends(flow: &Flow) -> String {
+    let ends = Ends::of(flow, true);
+    let (left, arrow, right) = ends.arrow(flow.is_reply);
+    let arrow = if arrow == "<-" { "->" } else { arrow };
+    let port = right.port.as_ref().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{} {arrow} {}{port}", left.name, right.name)
+}
+
 /// An end and its identity, `ns/pod:port (ID:n)`.
 pub(super) struct WithIdentity<'a> {
     host: &'a Host,
