@@ -2,7 +2,9 @@
 
 use specola_agent::bpf::{NodePlace, NodeView};
 use specola_agent::{Cleanup, Outcome, PreflightOptions, preflight};
+use specola_testkit::eventually;
 use specola_testkit::netns::NetNs;
+use std::time::Duration;
 
 use crate::world::{World, pings, pod, request, revision_ready};
 
@@ -62,7 +64,11 @@ fn tables_are_shown_and_removed(attach: &'static str) {
 fn check_tables(place: &NodePlace, attach: &str) {
     let view = NodeView::open(place.clone()).expect("maps are pinned");
     assert_eq!(view.notes(), Vec::<String>::new());
-    let endpoints = view.endpoints().expect("reads").entries;
+    // The second half of an update comes when the kernel's grace period is over.
+    let endpoints = eventually("both tries are in step", Duration::from_secs(10), || {
+        let endpoints = view.endpoints().expect("reads").entries;
+        if endpoints.iter().all(|row| row.in_step) { Ok(endpoints) } else { Err(endpoints) }
+    });
     let pods: Vec<_> = endpoints.iter().map(|row| row.pod.as_deref().unwrap_or_default()).collect();
     assert_eq!(pods, ["shop/web", "shop/db"]);
     let (web, db) = (&endpoints[0], &endpoints[1]);
