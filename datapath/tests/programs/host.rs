@@ -148,6 +148,7 @@ fn what_the_link_needs_passes_a_closed_node() {
         ("DHCP", Frame::v4(WORLD.0, NODE.0).udp(67, 68)),
         ("DHCPv6", Frame::v6("fe80::9", "fe80::1").udp(547, 546)),
         ("neighbour discovery", Frame::v6("fe80::9", "fe80::1").hop_limit(255).icmp(135, 0, 0)),
+        ("group membership", Frame::v4(WORLD.0, NODE.0).hop_limit(1).raw(2, &[0x11; 8])),
     ];
     for (name, frame) in received {
         assert_eq!(receive(&mut kernel, &frame.bytes()).action, NEXT, "{name}");
@@ -164,6 +165,7 @@ fn what_the_link_needs_passes_a_closed_node() {
         ("a DHCP server", Frame::v4(WORLD.0, NODE.0).udp(68, 67)),
         ("a port beside it", Frame::v4(WORLD.0, NODE.0).udp(67, 69)),
         ("discovery that was routed", Frame::v6("fe80::9", "fe80::1").hop_limit(64).icmp(135, 0, 0)),
+        ("group membership that was routed", Frame::v4(WORLD.0, NODE.0).hop_limit(2).raw(2, &[0x11; 8])),
     ] {
         assert_eq!(receive(&mut kernel, &frame.bytes()).action, SHOT, "{name}");
     }

@@ -304,11 +304,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if !host::is_own(&work.src, &src, version) && version == 0 {",
     ),
     mutant(
-        "wake-up before the word is cleared",
+        "sleeper not woken",
         "ebpf/src/wake.rs",
-        "a reader that sleeps again is never woken",
+        "records lie in their lane until something else wakes the reader",
         "    unsafe { ptr::write_volatile(asleep, 0) };\n    wake();",
-        "    wake();\n    unsafe { ptr::write_volatile(asleep, 1) };",
+        "    unsafe { ptr::write_volatile(asleep, 0) };",
     ),
     mutant(
         "ICMP type forgotten",
