@@ -30,7 +30,7 @@ use ipnet::IpNet;
 use specola_datapath::abi::ipcache::IpInfo;
 use specola_directory::{DirectoryWriter, Held, LINGER};
 use specola_flow_server::AgentLog;
-use specola_labels::LabelFilter;
+use specola_labels::{LabelFilter, NumericIdentity};
 use specola_lifecycle::Drain;
 use specola_policy::{Engine, IpFamilies, ParseOptions, Settings};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -214,6 +214,8 @@ pub(crate) struct Node {
     slots: Turn,
     /// What the kernel's ipcache holds.
     ips: HashMap<IpNet, IpInfo>,
+    /// Identities of the cluster that nobody has any more, and that policies forget after the ipcache.
+    leaving: Vec<NumericIdentity>,
     /// Interfaces may run programs of an earlier build, over its maps: see [`takeover`].
     takes_over: bool,
     /// Something failed that time may mend.
@@ -265,6 +267,7 @@ impl Node {
             ids: Turn::new(1, host::ID - 1),
             slots: Turn::new(1, endpoints::LAST_SLOT),
             ips,
+            leaving: Vec::new(),
             takes_over,
             retry: false,
         })

@@ -41,19 +41,17 @@ impl Node {
         self.warnings.set("endpoints", failure);
     }
 
-    /// Takes up the identities of the cluster with the named ports of their pods.
+    /// Takes up the identities of the cluster with the named ports of their pods. Those that nobody has any more stay in
+    /// the policies until no address has them.
     pub(super) fn learn_identities(&mut self) {
         let (known, mut ports) = self.cluster_identities();
-        let gone: Vec<NumericIdentity> = self
+        self.leaving = self
             .engine
             .identities()
             .iter()
             .map(|(identity, _)| identity)
             .filter(|identity| CLUSTER.contains(&identity.0) && !known.contains_key(identity))
             .collect();
-        for identity in gone {
-            self.engine.remove_identity(identity);
-        }
         for (identity, labels) in known {
             self.engine.insert_identity(identity, labels);
             self.engine.set_named_ports(identity, ports.remove(&identity).unwrap_or_default());

@@ -6,7 +6,7 @@
 //! 2. the *old* policies are realized with the new identities, so that no packet meets an identity unknown to a policy;
 //! 3. the kernel learns new addresses, and new identities of endpoints;
 //! 4. the *new* policies are realized;
-//! 5. the ipcache and the local identities forget what no policy names any more.
+//! 5. the ipcache forgets what nobody has and no policy names any more; then the policies forget those identities.
 //!
 //! Whatever fails leaves the last realized policy in force, shows as a condition or a warning, and is tried again.
 
@@ -195,7 +195,7 @@ impl Node {
         complete
     }
 
-    /// Forgets addresses that nobody has, then the identities of prefixes that no policy names.
+    /// Forgets addresses that nobody has, then the identities that no endpoint has or whose prefix no policy names.
     fn forget_stale(&mut self, wanted: Option<HashMap<IpNet, IpInfo>>) -> anyhow::Result<()> {
         let repository = self.engine.repository();
         let prefixes = self.local_identities.iter().map(|(prefix, _)| prefix);
@@ -204,7 +204,7 @@ impl Node {
         let unneeded: BTreeSet<IpNet> = prefixes.filter(|prefix| !is_needed(prefix)).collect();
         let wanted = match wanted {
             Some(wanted) => wanted,
-            None if unneeded.is_empty() => return Ok(()),
+            None if unneeded.is_empty() && self.leaving.is_empty() => return Ok(()),
             None => self.wanted_ips(),
         };
         // A prefix of a policy may be the address of a pod or node as well: that entry stays.
@@ -223,13 +223,16 @@ impl Node {
                 self.notices.address_forgotten(prefix, info);
             }
         }
-        if unneeded.is_empty() {
+        if unneeded.is_empty() && self.leaving.is_empty() {
             return Ok(());
         }
         // A packet that found such an identity just now is judged by policies that know it.
         self.kernel.wait_for_readers();
         for number in self.local_identities.remove(&unneeded)? {
             self.engine.remove_identity(NumericIdentity(number));
+        }
+        for identity in std::mem::take(&mut self.leaving) {
+            self.engine.remove_identity(identity);
         }
         // Flows of the next pass must not find their names.
         self.seen.unpublished = true;

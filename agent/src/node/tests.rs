@@ -14,9 +14,9 @@ use crate::endpoint::{EndpointKey, State};
 use crate::net::PodLink;
 use crate::store::DirectoryStore;
 
+mod identities;
 mod notices;
 mod overflow;
-mod prefixes;
 mod revisions;
 mod takeover;
 
@@ -566,30 +566,38 @@ fn nothing_is_written_when_nothing_changed() {
     assert!(fixture.kernel.state().log.is_empty(), "{:?}", fixture.kernel.state().log);
 }
 
+impl Fixture {
+    /// A pod of another node appears in the store. Gives its identity.
+    fn put_far(&mut self) -> u32 {
+        let labels = vec![
+            "k8s:app=far".to_owned(),
+            "k8s:io.kubernetes.pod.namespace=shop".to_owned(),
+            "k8s:io.cilium.k8s.policy.cluster=default".to_owned(),
+        ];
+        let number = self.store.identity(&"0".repeat(64), &labels).expect("allocates");
+        let mut status = crate::store::EndpointStatus::default();
+        status.identity.id = number;
+        status.networking.node = Some(ip("172.30.0.3"));
+        status.networking.addressing =
+            vec![crate::store::Addressing { ipv4: "10.0.2.9".parse().ok(), ipv6: None }];
+        let metadata = crate::store::ObjectMeta {
+            name: "far".to_owned(),
+            namespace: "shop".to_owned(),
+            ..crate::store::ObjectMeta::default()
+        };
+        let endpoint = crate::store::CiliumEndpoint::new(metadata, status);
+        self.store.put(&crate::store::Object::Endpoint(endpoint)).expect("puts");
+        number
+    }
+}
+
 #[test]
 fn peers_come_from_the_store_with_names_and_routes() {
     let mut fixture = Fixture::new();
     fixture.write("web.yaml", &pod("web"));
     let web = fixture.add("web", 11);
     fixture.write("p.yaml", &allow("p", "far"));
-    let labels = vec![
-        "k8s:app=far".to_owned(),
-        "k8s:io.kubernetes.pod.namespace=shop".to_owned(),
-        "k8s:io.cilium.k8s.policy.cluster=default".to_owned(),
-    ];
-    let number = fixture.store.identity(&"0".repeat(64), &labels).expect("allocates");
-    let mut status = crate::store::EndpointStatus::default();
-    status.identity.id = number;
-    status.networking.node = Some(ip("172.30.0.3"));
-    status.networking.addressing =
-        vec![crate::store::Addressing { ipv4: "10.0.2.9".parse().ok(), ipv6: None }];
-    let metadata = crate::store::ObjectMeta {
-        name: "far".to_owned(),
-        namespace: "shop".to_owned(),
-        ..crate::store::ObjectMeta::default()
-    };
-    let endpoint = crate::store::CiliumEndpoint::new(metadata, status);
-    fixture.store.put(&crate::store::Object::Endpoint(endpoint)).expect("puts");
+    let number = fixture.put_far();
     let address = crate::store::NodeAddress { kind: "InternalIP".to_owned(), ip: ip("172.30.0.3") };
     let mut spec = NodeSpec { addresses: vec![address], ..NodeSpec::default() };
     spec.ipam.pod_cidrs = vec![net("10.0.2.0/24")];

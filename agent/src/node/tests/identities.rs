@@ -1,4 +1,4 @@
-//! Identities of prefixes go when nobody names them, and no others.
+//! Identities go when nobody needs them, and no others: after the last packet that found them.
 
 use super::*;
 
@@ -45,4 +45,25 @@ fn policies_forget_an_identity_when_no_packet_can_have_it() {
     let last_gone = log.iter().rposition(|line| line.ends_with("gone")).expect("addresses are forgotten");
     let waited = log.iter().position(|line| line == "no packet under way").expect("it waits");
     assert!(last_gone < waited, "{log:?}");
+}
+
+#[test]
+fn policies_forget_an_identity_after_its_last_address() {
+    let mut fixture = Fixture::new();
+    fixture.write("web.yaml", &pod("web"));
+    let web = fixture.add("web", 11);
+    fixture.write("p.yaml", &allow("p", "far"));
+    let number = fixture.put_far();
+    fixture.pass();
+    assert_eq!(fixture.ingress_peers(web), [1, number]);
+    let endpoint = crate::store::Key::namespaced("shop", "far");
+    assert!(fixture.store.delete(crate::store::Kind::Endpoint, &endpoint).expect("deletes"));
+    let identity = crate::store::Key::cluster(number.to_string());
+    assert!(fixture.store.delete(crate::store::Kind::Identity, &identity).expect("deletes"));
+    fixture.kernel.state().log.clear();
+    fixture.pass();
+    assert_eq!(fixture.ingress_peers(web), [1]);
+    // Who found the identity in the ipcache is judged by a policy that knows it.
+    let log = fixture.kernel.state().log.clone();
+    assert_eq!(log, ["ip 10.0.2.9/32 gone", "no packet under way", "policy of slot 1: []"]);
 }
