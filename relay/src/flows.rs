@@ -24,6 +24,7 @@ use crate::metrics::Counters;
 use crate::newest::Newest;
 use crate::now_ns;
 use crate::pool::{Peer, Pool};
+use crate::tail::Tail;
 use crate::upstream::Upstream;
 
 /// What all answers of a relay share.
@@ -65,6 +66,8 @@ struct Node {
     peer: Arc<Peer>,
     state: NodeStream,
     is_whole: bool,
+    /// Kept for followers: others ask once.
+    tail: Tail,
     /// Not to be asked again: it understood and said no.
     refusal: Option<Status>,
     retry_ns: u64,
@@ -193,6 +196,7 @@ impl FlowStream {
             peer: Arc::clone(peer),
             state: NodeStream::Failed,
             is_whole: false,
+            tail: Tail::default(),
             refusal: None,
             retry_ns: 0,
         });
@@ -213,10 +217,9 @@ impl FlowStream {
             return;
         };
         node.state = NodeStream::Busy;
-        let seen = self.merge.source(id).map(|view| view.newest_ns).filter(|newest| *newest > 0);
         let mut request = self.request.clone();
         // Who comes later tells what was since the request, who comes back goes on where it was.
-        if let Some(since_ns) = seen.map(|newest| newest + 1).or((!is_first).then_some(self.opened_ns)) {
+        if let Some(since_ns) = node.tail.resume().or((!is_first).then_some(self.opened_ns)) {
             let since = Timestamp::from_unix_nanos(i64::try_from(since_ns).unwrap_or(i64::MAX));
             request.since = Some(since).max(request.since);
             request.number = 0;
@@ -344,6 +347,9 @@ impl FlowStream {
             Event::Read(upstream, Ok(Some(answers))) => {
                 let (id, now_ns) = (upstream.id, now_ns());
                 for answer in answers {
+                    if self.request.follow && self.is_repeat(id, &answer) {
+                        continue;
+                    }
                     if let Kind::Lost(count) = answer.kind {
                         self.context.counters.lost.inc_by(count);
                     }
@@ -364,6 +370,10 @@ impl FlowStream {
             }
             Event::Read(upstream, Err(status)) => self.fail(upstream.id, status),
         }
+    }
+
+    fn is_repeat(&mut self, id: u32, answer: &Answer) -> bool {
+        self.nodes.get_mut(id as usize).is_some_and(|node| node.tail.is_repeat(answer))
     }
 
     fn fail(&mut self, id: u32, status: Status) {

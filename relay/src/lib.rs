@@ -14,6 +14,7 @@ mod newest;
 mod observer;
 mod pool;
 mod serve;
+mod tail;
 mod upstream;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -250,10 +250,6 @@ impl Merge {
         self.held.len()
     }
 
-    pub(crate) fn source(&self, source: u32) -> Option<&SourceView> {
-        self.sources.get(&source)
-    }
-
     /// How much later than the median stream this one is, ns; below 0 when it is ahead.
     pub(crate) fn skew_ns(&self, source: u32) -> Option<i64> {
         let (view, reference) = (self.sources.get(&source)?, self.reference_ns?);

@@ -106,9 +106,9 @@ fn a_clock_that_is_off_disturbs_nobody() {
         merge.push(source, flow(time, step), now);
         drain(&mut merge, now + 3 * MS, &mut out);
     }
-    assert!(merge.source(2).unwrap().skewed && !merge.source(0).unwrap().skewed);
+    assert!(merge.sources[&2].skewed && !merge.sources[&0].skewed);
     assert!(merge.skew_ns(2).unwrap() < -3_500_000 * MS as i64, "{:?}", merge.skew_ns(2));
-    let late = merge.source(0).unwrap().late + merge.source(1).unwrap().late;
+    let late = merge.sources[&0].late + merge.sources[&1].late;
     assert_eq!((out.len(), late), (300, 0), "flows of right clocks are in order");
 }
 
