@@ -304,13 +304,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if !host::is_own(&work.src, &src, version) && version == 0 {",
     ),
     mutant(
-        "sleeper not woken",
-        "ebpf/src/wake.rs",
-        "records lie in their lane until something else wakes the reader",
-        "    unsafe { ptr::write_volatile(asleep, 0) };\n    wake();",
-        "    unsafe { ptr::write_volatile(asleep, 0) };",
-    ),
-    mutant(
         "ICMP type forgotten",
         PARSE,
         "every ICMP message is judged as type 0",
