@@ -18,7 +18,16 @@ enum Program {
     Observe(observe::Flags),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        // As `specola` prints errors: without a backtrace, even where RUST_BACKTRACE asks for one, so that the end of
+        // an agent's log names the cause.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     let first = std::env::args().nth(1).unwrap_or_default();
     if matches!(first.as_str(), "sandbox" | "agent" | "observe") {
         return match Program::parse() {
