@@ -12,13 +12,14 @@ struct Bench {
     names: &'static [&'static str],
 }
 
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
     Bench { page: "flow-server", package: "specola-flow-server", names: &["flows", "metrics", "export"] },
     Bench { page: "idle", package: "specola-tests", names: &["idle"] },
     Bench { page: "memory", package: "specola-flow-server", names: &["memory"] },
     Bench { page: "packets", package: "specola-datapath", names: &["packets"] },
     Bench { page: "paths", package: "specola-tests", names: &["paths"] },
     Bench { page: "policy", package: "specola-policy", names: &["engine"] },
+    Bench { page: "relay", package: "specola-relay", names: &["nodes"] },
     Bench { page: "ring", package: "specola-ring", names: &["ring"] },
 ];
 
