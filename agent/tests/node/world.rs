@@ -112,7 +112,17 @@ impl World {
 
     /// Runs an agent in the node's namespace as long as `work` takes; then it drains.
     pub(crate) fn with_agent<T: Send>(&self, work: impl AsyncFnOnce(AgentClient<Channel>) -> T + Send) -> T {
-        let config = self.config();
+        self.with_changed_agent(|_| {}, work)
+    }
+
+    /// [`Self::with_agent`], with changed settings.
+    pub(crate) fn with_changed_agent<T: Send>(
+        &self,
+        change: impl FnOnce(&mut AgentConfig),
+        work: impl AsyncFnOnce(AgentClient<Channel>) -> T + Send,
+    ) -> T {
+        let mut config = self.config();
+        change(&mut config);
         self.node.enter(|| {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)

@@ -136,6 +136,8 @@ pub mod flags {
     pub const RST: u8 = 1 << 3;
     /// Entered by the agent: it was open before the programs were attached.
     pub const SEEDED: u8 = 1 << 4;
+    /// Between the node and a pod of it: the pod's entry of the same connection is the one that is reported.
+    pub const BESIDE: u8 = 1 << 5;
 }
 
 /// A connection. Index 0 of every pair = initiator to responder, index 1 = the other way.

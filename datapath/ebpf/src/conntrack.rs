@@ -184,7 +184,7 @@ pub(crate) struct Progress {
 pub(crate) fn create(work: &mut Work, track: &Track) -> Result<Progress, Drop> {
     let (created_ns, now) = (work.boot_ns(), work.now_ns);
     let event = &work.event;
-    let mut bits = 0;
+    let mut bits = if work.is(class::BESIDE) { ct_flags::BESIDE } else { 0 };
     if event.flags & flags::MID_STREAM != 0 {
         bits |= ct_flags::MID_STREAM;
     }
@@ -267,6 +267,24 @@ pub(crate) fn set_elsewhere(work: &mut Work, track: &Track, side: usize, is_node
         (*at).slot = NO_SLOT;
         (*at).flags = flags;
         ptr::write_volatile(&raw mut (*at).stamp, stamp);
+    }
+}
+
+/// Enters an allowed packet into a connection that is not reported, as another entry of the same is.
+///
+/// # Errors
+/// The map takes no entry.
+#[inline(always)]
+pub(crate) fn follow(work: &mut Work, track: &Track) -> Result<(), Drop> {
+    match track.state {
+        ct_state::NEW | ct_state::REOPENED => create(work, track).map(|_| ()),
+        _ if track.entry.is_null() => Ok(()),
+        _ => {
+            advance(work, track.entry, track.dir, u64::MAX);
+            // SAFETY: a live map value; the flag never goes.
+            unsafe { (*track.entry).flags |= ct_flags::BESIDE };
+            Ok(())
+        }
     }
 }
 

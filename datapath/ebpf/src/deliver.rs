@@ -1,11 +1,12 @@
 //! The last stage of every packet for a local pod: the receiver's ingress policy, then the way to it.
 
 use aya_ebpf::programs::TcContext;
-use specola_datapath_common::{conntrack::SIDE_RESPONDER, direction, event::point};
+use specola_datapath_common::{conntrack::SIDE_RESPONDER, direction, event::point, ipcache::IpInfo};
 
 use crate::{
     conntrack::Track,
     endpoint::Endpoint,
+    ipcache,
     policy::{self, Question},
     skb::{self, mark},
     trace,
@@ -20,6 +21,26 @@ pub(crate) enum Way {
     Peer,
     /// Out of the pod's host-side interface.
     Egress,
+}
+
+/// Whom a packet is for: the pod of this node, if it is one, else what is known of the address.
+///
+/// # Errors
+/// The pod is not ready.
+#[inline(always)]
+pub(crate) fn receiver(work: &mut Work) -> Result<(Option<Endpoint>, IpInfo), Drop> {
+    let version = work.event.ip_version;
+    if let Some(pod) = Endpoint::of_address(&work.dst, version) {
+        work.event.dst_identity = pod.record.identity;
+        return Ok((Some(pod), IpInfo::default()));
+    }
+    let dst = ipcache::find(&work.dst, version, &mut work.prefix);
+    work.event.dst_identity = dst.identity;
+    if dst.slot == 0 {
+        return Ok((None, dst));
+    }
+    work.event.direction = direction::INGRESS;
+    Ok((Some(Endpoint::of_slot(u32::from(dst.slot))?), dst))
 }
 
 /// Asks the receiver's ingress policy and counts the packet.

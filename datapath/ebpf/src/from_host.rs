@@ -6,12 +6,12 @@ use specola_datapath_common::direction;
 use crate::{
     conntrack,
     deliver::{self, Way},
-    endpoint::Endpoint,
+    host::{self, Host},
     ipcache,
     parse::{self, Network},
     policy, spoof,
-    verdict::{self, Outcome, PASS},
-    work::Work,
+    verdict::{self, Drop, Outcome, PASS},
+    work::{Work, class},
 };
 
 #[classifier]
@@ -28,27 +28,37 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
     let Network::Ip = parse::network(ctx, work)? else {
         return PASS;
     };
-    let version = work.event.ip_version;
-    let receiver = match Endpoint::of_address(&work.dst, version) {
-        Some(receiver) => receiver,
-        None => {
-            let dst = ipcache::find(&work.dst, version, &mut work.prefix);
-            if dst.slot == 0 {
-                return PASS;
-            }
-            work.event.dst_identity = dst.identity;
-            work.event.direction = direction::INGRESS;
-            Endpoint::of_slot(u32::from(dst.slot))?
-        }
+    let (Some(receiver), _) = deliver::receiver(work)? else {
+        return PASS;
     };
-    work.event.dst_identity = receiver.record.identity;
     receiver.describe(work, direction::INGRESS);
     parse::transport(ctx, work)?;
     let is_pods = spoof::is_of_pod(ctx, work);
+    if !is_pods && host::is_on() {
+        check_node(ctx, work)?;
+        receiver.describe(work, direction::INGRESS);
+    }
     let track = conntrack::track(ctx, work);
     if !is_pods && policy::settled_from_elsewhere(work, &track, &receiver).is_some() {
         return deliver::deliver_settled(ctx, work, &track, receiver, Way::Egress);
     }
     spoof::check_routed(work, &track, is_pods)?;
     deliver::deliver(ctx, work, &track, receiver, Way::Egress)
+}
+
+/// Asks the node's own egress policy, if the node itself sends the packet.
+///
+/// # Errors
+/// Policy is enforced, and denies the packet or cannot judge it.
+#[inline(always)]
+fn check_node(ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
+    let Some(host) = Host::find() else {
+        return Ok(());
+    };
+    let version = work.event.ip_version;
+    let src = ipcache::find(&work.src, version, &mut work.prefix);
+    if work.is(class::NEIGHBOR) || !host::is_own(&work.src, &src, version) {
+        return Ok(());
+    }
+    host.send_to_pod(ctx, work)
 }

@@ -5,11 +5,7 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use specola_datapath_common::{
-    direction,
-    ipcache::{IpInfo, ip_flags},
-    metrics::drop,
-};
+use specola_datapath_common::{direction, ipcache::ip_flags, metrics::drop};
 
 use crate::{
     conntrack,
@@ -48,36 +44,21 @@ fn handle(ctx: &TcContext, work: &mut Work) -> Outcome {
         return PASS;
     };
     let version = work.event.ip_version;
-    let (receiver, dst) = receiver(work, version)?;
-    if let Some(receiver) = receiver {
-        return to_pod(ctx, work, receiver);
-    }
+    let dst = if host::is_only() {
+        let dst = ipcache::find(&work.dst, version, &mut work.prefix);
+        work.event.dst_identity = dst.identity;
+        dst
+    } else {
+        match deliver::receiver(work)? {
+            (Some(receiver), _) => return to_pod(ctx, work, receiver),
+            (None, dst) => dst,
+        }
+    };
     check_source(work)?;
     match Host::find() {
         Some(host) if host::is_own(&work.dst, &dst, version) => host.receive(ctx, work),
         _ => PASS,
     }
-}
-
-/// Whom the packet is for: the pod of this node, if it is one, else what is known of the address.
-///
-/// # Errors
-/// The pod is not ready.
-#[inline(always)]
-fn receiver(work: &mut Work, version: u8) -> Result<(Option<Endpoint>, IpInfo), Drop> {
-    if !host::is_only()
-        && let Some(pod) = Endpoint::of_address(&work.dst, version)
-    {
-        work.event.dst_identity = pod.record.identity;
-        return Ok((Some(pod), IpInfo::default()));
-    }
-    let dst = ipcache::find(&work.dst, version, &mut work.prefix);
-    work.event.dst_identity = dst.identity;
-    if dst.slot == 0 || host::is_only() {
-        return Ok((None, dst));
-    }
-    work.event.direction = direction::INGRESS;
-    Ok((Some(Endpoint::of_slot(u32::from(dst.slot))?), dst))
 }
 
 /// The receiver is a pod of this node.

@@ -85,6 +85,64 @@ impl Host {
         self.pass(ctx, work, &question, point::TO_NETWORK)
     }
 
+    /// A packet of a pod of this node for the node: judged, no more. The pod's programs report it.
+    ///
+    /// # Errors
+    /// As for [`Self::receive`].
+    #[inline(always)]
+    pub(crate) fn receive_of_pod(self, ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
+        work.event.dst_identity = self.endpoint.record.identity;
+        let question = Question {
+            endpoint: self.endpoint,
+            side: SIDE_RESPONDER,
+            peer: work.event.src_identity,
+            direction: direction::INGRESS,
+        };
+        self.check(ctx, work, &question)
+    }
+
+    /// A packet of the node to a pod of this node: judged, no more. The draft is about the node then.
+    ///
+    /// # Errors
+    /// As for [`Self::receive`].
+    #[inline(always)]
+    pub(crate) fn send_to_pod(self, ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
+        work.event.src_identity = self.endpoint.record.identity;
+        let question = Question {
+            endpoint: self.endpoint,
+            side: SIDE_INITIATOR,
+            peer: work.event.dst_identity,
+            direction: direction::EGRESS,
+        };
+        self.check(ctx, work, &question)
+    }
+
+    /// Judges a parsed packet by the node's entry of the connection, which the pod's programs do not know of.
+    #[inline(always)]
+    fn check(self, ctx: &TcContext, work: &mut Work, question: &Question) -> Result<(), Drop> {
+        let (flags, policy_port) = (work.event.flags, work.policy_port);
+        self.endpoint.describe(work, question.direction);
+        work.class |= class::OF_HOST | class::BESIDE;
+        let track = conntrack::track(ctx, work);
+        if self.is_governed {
+            match policy::decide(work, &track, question) {
+                Err(drop) if self.is_strict => return Err(drop),
+                _ => {}
+            }
+        } else if track.state == ct_state::NEW || track.state == ct_state::REOPENED {
+            // As in `judge`.
+            work.fresh.sides[question.side & 1].slot = HOST_SLOT;
+        }
+        match conntrack::follow(work, &track) {
+            Err(drop) if self.is_strict => return Err(drop),
+            _ => {}
+        }
+        work.class &= !(class::OF_HOST | class::BESIDE);
+        work.event.flags = flags;
+        work.policy_port = policy_port;
+        Ok(())
+    }
+
     #[inline(always)]
     fn pass(self, ctx: &TcContext, work: &mut Work, question: &Question, point: u8) -> Outcome {
         self.endpoint.describe(work, question.direction);

@@ -44,6 +44,8 @@ pub(crate) mod class {
     pub(crate) const COUNTED: u16 = 1 << 7;
     /// Traffic of the node itself, which has connections of its own.
     pub(crate) const OF_HOST: u16 = 1 << 8;
+    /// With [`OF_HOST`]: the other end is a pod of this node, whose own connection is reported.
+    pub(crate) const BESIDE: u16 = 1 << 9;
 }
 
 /// The record. `event` is the draft of whatever record the packet will yield; parsing writes straight into it.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use aya::maps::{HashMap, IterableMap, MapData, MapError};
 use specola_datapath_common::conntrack::{
-    CtKey4, CtKey6, CtValue, NO_SLOT, SIDE_INITIATOR, SIDE_RESPONDER, ZONE_HOST, lifetime_of, state,
+    CtKey4, CtKey6, CtValue, NO_SLOT, SIDE_INITIATOR, SIDE_RESPONDER, ZONE_HOST, flags, lifetime_of, state,
 };
 use specola_datapath_common::event::{self, Event, ct_state, kind, lane, point};
 use specola_datapath_common::{IPV4, IPV6, LAYOUT_VERSION, direction, names, proto, v4_mapped};
@@ -120,6 +120,13 @@ impl Connection {
         }
     }
 
+    /// Whether nobody reported the end, and somebody should. Of a connection that the agent entered and nobody used,
+    /// nothing was reported either; what the node has beside a pod's connection is reported as the pod's.
+    fn wants_close(&self) -> bool {
+        let value = &self.value;
+        value.state != state::CLOSED && value.packets != [0, 0] && value.flags & flags::BESIDE == 0
+    }
+
     /// Slot of the endpoint at a side, if its policy decided.
     fn slot(&self, side: usize) -> u16 {
         let side = &self.value.sides[side];
@@ -210,8 +217,7 @@ impl Conntrack {
                 continue;
             }
             sweep.removed += 1;
-            // Of a connection that the agent entered and nobody used, nothing was reported either.
-            if value.state != state::CLOSED && value.packets != [0, 0] {
+            if connection.wants_close() {
                 sweep.closed += 1;
                 closed(connection);
             }

@@ -1,6 +1,8 @@
 use std::net::Ipv4Addr;
 
-use specola_datapath_common::conntrack::{CtKey4, CtKey6, CtSide, CtValue, lifetime_ms, state};
+use specola_datapath_common::conntrack::{
+    CtKey4, CtKey6, CtSide, CtValue, flags::BESIDE, lifetime_ms, state,
+};
 use specola_datapath_common::event::flags;
 use specola_datapath_common::{IPV4, direction, v4_mapped};
 
@@ -104,6 +106,7 @@ fn a_sweep_removes_what_is_over_and_shows_what_nobody_closed() {
         (v4(6, 5), idle(lifetime_ms::TCP_CLOSING + 1, state::CLOSED), "removed"),
         (v6(17, 6), idle(lifetime_ms::OTHER + 1, state::ESTABLISHED), "closed"),
         (v6(17, 7), idle(lifetime_ms::OTHER - 1, state::NEW), "stays"),
+        (v4(17, 9), CtValue { flags: BESIDE, ..idle(lifetime_ms::OTHER + 1, state::NEW) }, "removed"),
         (v6(17, 8), CtValue { last_seen_ns: now + 5, ..value(8) }, "stays"),
     ];
     for (key, value, _) in entries {
@@ -113,7 +116,7 @@ fn a_sweep_removes_what_is_over_and_shows_what_nobody_closed() {
     let sweep = conntrack.sweep(now, |Connection { key, value }| {
         closed.insert(key, value);
     });
-    assert_eq!(sweep.unwrap(), Sweep { present: 4, removed: 4, closed: 3, evicted: 0 });
+    assert_eq!(sweep.unwrap(), Sweep { present: 4, removed: 5, closed: 3, evicted: 0 });
     for (key, value, fate) in entries {
         assert_eq!(conntrack.lookup(&key).unwrap().is_some(), fate == "stays", "{key:?}");
         assert_eq!(closed.get(&key), (fate == "closed").then_some(&value), "{key:?}");

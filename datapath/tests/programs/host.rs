@@ -7,11 +7,13 @@ use specola_datapath::abi::{
     endpoint::{HOST_SLOT, host_word::SUSPENDED, policy_flags},
     event::{ct_state, flags, kind, point, tcp_flags::*},
     metrics::drop,
-    names::{FROM_NETDEV, TO_NETDEV},
+    names::{FROM_HOST, FROM_NETDEV, TO_HOST, TO_NETDEV},
 };
 use specola_testkit::packet::Frame;
 
-use crate::harness::{A, DEFAULT_INGRESS, HOST, Kernel, NODE, OK, REDIRECT, Rule, Run, SHOT, WORLD};
+use crate::harness::{
+    A, DEFAULT_EGRESS, DEFAULT_INGRESS, HOST, Kernel, NODE, OK, REDIRECT, Rule, Run, SHOT, WORLD,
+};
 
 /// `TC_ACT_UNSPEC`: the packet goes on to the next program at the hook.
 const NEXT: u32 = u32::MAX;
@@ -235,6 +237,98 @@ fn pods_keep_their_policy_beside_the_nodes() {
     assert_eq!(receive(&mut kernel, &incoming(22, SYN)).action, OK);
     let forged = Frame::v4(NODE.0, A.v4).tcp(40000, 80, SYN).bytes();
     assert_eq!(receive(&mut kernel, &forged).action, SHOT);
+}
+
+/// A node with pods and an open pod [`A`]; the node itself has `flags`.
+fn with_pods(flags: u32) -> Kernel {
+    let mut kernel = Kernel::of_host(host_mode::WITH_PODS, flags);
+    kernel.open();
+    kernel
+}
+
+/// What the host device gets of a pod, as `from_container` marks it when a record is due.
+fn of_pod(kernel: &mut Kernel, frame: Frame) -> Run {
+    const FROM_POD_AND_TRACE: u32 = 0x0c00;
+    kernel.run_marked(TO_HOST, None, &frame.bytes(), FROM_POD_AND_TRACE)
+}
+
+fn to_pod(kernel: &mut Kernel, frame: Frame) -> Run {
+    kernel.run(FROM_HOST, None, &frame.bytes())
+}
+
+fn kinds(run: &Run) -> Vec<(u8, u16)> {
+    run.events.iter().map(|event| (event.kind, event.endpoint_id)).collect()
+}
+
+#[test]
+fn the_nodes_policy_judges_what_its_pods_send_it() {
+    let mut kernel = with_pods(GOVERNED);
+    kernel.allow(HOST, Rule::ingress().peer(A.identity).port(6, 22).cookie(5));
+    for (pod, node) in [(A.v4, NODE.0), (A.v6, NODE.1)] {
+        let frame = |port, flags| match pod {
+            "10.0.1.1" => Frame::v4(pod, node).tcp(40000, port, flags),
+            _ => Frame::v6(pod, node).tcp(40000, port, flags),
+        };
+        let run = of_pod(&mut kernel, frame(22, SYN));
+        assert_eq!(
+            (run.action, kinds(&run)),
+            (OK, vec![(kind::POLICY_VERDICT, HOST.id), (kind::TRACE, A.id)])
+        );
+        let verdict = run.events[0];
+        assert_eq!((verdict.cookie, verdict.direction), (5, direction::INGRESS));
+        assert_eq!((verdict.src_identity, verdict.dst_identity), (A.identity, NODE.2));
+        let run = of_pod(&mut kernel, frame(22, ACK));
+        assert_eq!((run.action, kinds(&run)), (OK, vec![(kind::TRACE, A.id)]), "decided already");
+
+        let before = kernel.counted(direction::INGRESS, drop::POLICY_DENIED);
+        let run = of_pod(&mut kernel, frame(80, SYN));
+        assert_eq!(run.action, SHOT);
+        let verdict = run.only();
+        assert_eq!((verdict.verdict, verdict.cookie), (-i32::from(drop::POLICY_DENIED), DEFAULT_INGRESS));
+        assert_eq!((verdict.endpoint_id, verdict.endpoint_slot), (HOST.id, HOST_SLOT));
+        assert_eq!(kernel.counted(direction::INGRESS, drop::POLICY_DENIED), before + 1);
+    }
+    kernel.suspend_host(SUSPENDED);
+    assert_eq!(of_pod(&mut kernel, Frame::v4(A.v4, NODE.0).tcp(40000, 80, SYN)).action, OK);
+}
+
+#[test]
+fn the_nodes_policy_judges_what_it_sends_its_pods() {
+    let mut kernel = with_pods(GOVERNED);
+    kernel.allow(HOST, Rule::egress().peer(A.identity).port(6, 80).cookie(6));
+    let run = to_pod(&mut kernel, Frame::v4(NODE.0, A.v4).tcp(40000, 80, SYN));
+    assert_eq!(run.action, REDIRECT);
+    let expected = [(kind::POLICY_VERDICT, HOST.id), (kind::POLICY_VERDICT, A.id), (kind::TRACE, A.id)];
+    assert_eq!(kinds(&run), expected);
+    assert_eq!((run.events[0].cookie, run.events[0].direction), (6, direction::EGRESS));
+    assert_eq!((run.events[0].src_identity, run.events[0].dst_identity), (NODE.2, A.identity));
+    assert_eq!(run.events[1].direction, direction::INGRESS);
+    assert_eq!((run.events[2].ct_state, run.events[2].packets_fwd), (ct_state::NEW, 1));
+    let answer = of_pod(&mut kernel, Frame::v4(A.v4, NODE.0).tcp(80, 40000, SYN | ACK));
+    assert_eq!((answer.action, kinds(&answer)), (OK, vec![(kind::TRACE, A.id)]), "an answer needs no rule");
+    let run = to_pod(&mut kernel, Frame::v4(NODE.0, A.v4).tcp(40000, 80, ACK));
+    assert_eq!((run.action, run.events.len()), (REDIRECT, 0), "decided already");
+
+    let run = to_pod(&mut kernel, Frame::v6(NODE.1, A.v6).tcp(40000, 81, SYN));
+    assert_eq!(run.action, SHOT);
+    let verdict = run.only();
+    assert_eq!((verdict.endpoint_id, verdict.cookie), (HOST.id, DEFAULT_EGRESS));
+    let routed = to_pod(&mut kernel, Frame::v4(WORLD.0, A.v4).tcp(40000, 81, SYN));
+    assert_eq!((routed.action, routed.events[0].endpoint_id), (REDIRECT, A.id), "the node only forwards it");
+}
+
+#[test]
+fn what_the_node_and_its_pods_say_is_reported_once() {
+    for flags in [OBSERVED, GOVERNED | policy_flags::AUDIT] {
+        let mut kernel = with_pods(flags);
+        let run = of_pod(&mut kernel, Frame::v4(A.v4, NODE.0).udp(40000, 53));
+        let traces = |run: &Run| run.events.iter().filter(|event| event.kind == kind::TRACE).count();
+        assert_eq!((run.action, traces(&run)), (OK, 1), "{run:#?}");
+        let run = to_pod(&mut kernel, Frame::v4(NODE.0, A.v4).udp(53, 40000));
+        assert_eq!((run.action, traces(&run)), (REDIRECT, 1), "{run:#?}");
+        let beside = kernel.connections().iter().filter(|one| one.flags & ct_flags::BESIDE != 0).count();
+        assert_eq!(beside, 1, "the node's entry, which nobody reports");
+    }
 }
 
 #[test]

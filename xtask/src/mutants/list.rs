@@ -304,6 +304,27 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if !host::is_own(&work.src, &src, version) && version == 0 {",
     ),
     mutant(
+        "pods pass the node's policy",
+        "ebpf/src/to_host.rs",
+        "what pods send to a closed node gets through",
+        "host.receive_of_pod(ctx, work)",
+        "Ok(())",
+    ),
+    mutant(
+        "node's own egress forgotten",
+        "ebpf/src/from_host.rs",
+        "what a closed node sends to its pods gets through",
+        "if !is_pods && host::is_on() {",
+        "if is_pods && host::is_on() {",
+    ),
+    mutant(
+        "forwarded to a pod counts as the node's",
+        "ebpf/src/from_host.rs",
+        "what the node only forwards to a pod is judged by its own policy",
+        "|| !host::is_own(&work.src, &src, version) {",
+        "|| work.event.proto == 0 {",
+    ),
+    mutant(
         "ICMP type forgotten",
         PARSE,
         "every ICMP message is judged as type 0",
