@@ -80,4 +80,6 @@ pub(crate) struct Refused {
     pub(crate) line: u32,
     /// `field: cause`, one for each error.
     pub(crate) errors: Vec<String>,
+    /// `kind namespace/name`; empty when the document does not say.
+    pub(crate) object: String,
 }

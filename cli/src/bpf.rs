@@ -49,7 +49,8 @@ pub(crate) enum ListCommand {
 /// What to do with policy entries.
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// List them.
+    /// List them, and how full the maps are.
+    #[command(visible_alias = "get")]
     List(PolicyArgs),
 }
 
@@ -69,6 +70,9 @@ pub(crate) struct PolicyArgs {
     /// Only this endpoint, by its id.
     #[arg(value_name = "ENDPOINT")]
     endpoint: Option<u16>,
+    /// Those of all endpoints, as without this flag.
+    #[arg(long, conflicts_with = "endpoint")]
+    all: bool,
     #[command(flatten)]
     list: ListArgs,
 }
@@ -176,6 +180,7 @@ const EXAMPLES: &str = "\
 Examples:
   specola bpf endpoint list                        what the programs know of this host's endpoints
   specola bpf policy list 7 --sandbox shop --node node1
+  specola bpf policy get --all                     entries of all endpoints, and the fill of their maps
   specola bpf ct list --sandbox shop -o json       connections of all nodes of a sandbox
   specola bpf prog list                            programs and their hooks
 

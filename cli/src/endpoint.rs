@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use specola_proto::specola::v1::{
-    Endpoint, EndpointState, GetEndpointRequest, GetEndpointResponse, ListEndpointsRequest, PodRef,
-    PolicyEntry, PolicyOrigin, get_endpoint_request,
+    AppliedPolicy, Endpoint, EndpointState, GetEndpointRequest, GetEndpointResponse, ListEndpointsRequest,
+    PodRef, PolicyEntry, PolicyOrigin, PolicyStatus, get_endpoint_request,
 };
 
 use crate::columns::Columns;
@@ -122,7 +122,7 @@ fn parse_key(text: &str) -> Result<get_endpoint_request::Key, UsageError> {
 
 fn table(endpoints: &[Endpoint]) -> Columns {
     let mut table = Columns::new([
-        "NODE", "ID", "POD", "STATE", "IDENTITY", "IPS", "INGRESS", "EGRESS", "REVISION", "ENTRIES",
+        "NODE", "ID", "POD", "STATE", "IDENTITY", "IPS", "INGRESS", "EGRESS", "POLICY", "REVISION", "ENTRIES",
     ]);
     for endpoint in endpoints {
         table.row([
@@ -134,8 +134,9 @@ fn table(endpoints: &[Endpoint]) -> Columns {
             escape(&endpoint.ips.join(",")),
             enforced_text(endpoint.ingress_enforced).to_owned(),
             enforced_text(endpoint.egress_enforced).to_owned(),
+            policy_text(endpoint),
             endpoint.policy_revision.to_string(),
-            endpoint.policy_entries.to_string(),
+            entries_text(endpoint),
         ]);
     }
     table
@@ -156,6 +157,10 @@ fn print_one(out: &mut impl Write, found: &GetEndpointResponse, output: Output) 
             writeln!(out, "{direction} selected by: {}", origins.join(", "))?;
         }
     }
+    if !found.policies.is_empty() {
+        writeln!(out)?;
+        applied_table(&found.policies).write(out)?;
+    }
     if !found.policy.is_empty() {
         writeln!(out)?;
         policy_table(&found.policy).write(out)?;
@@ -174,7 +179,9 @@ fn print_endpoint(out: &mut impl Write, endpoint: &Endpoint) -> anyhow::Result<(
         ("addresses", escape(&endpoint.ips.join(" "))),
         ("mac", escape(&endpoint.mac)),
         ("interface", escape(&endpoint.host_ifname)),
+        ("policy", policy_text(endpoint)),
         ("policy revision", endpoint.policy_revision.to_string()),
+        ("policy entries", entries_text(endpoint)),
         ("ingress", enforced_text(endpoint.ingress_enforced).to_owned()),
         ("egress", enforced_text(endpoint.egress_enforced).to_owned()),
     ] {
@@ -184,6 +191,19 @@ fn print_endpoint(out: &mut impl Write, endpoint: &Endpoint) -> anyhow::Result<(
         writeln!(out, "condition: {}", escape(condition))?;
     }
     Ok(())
+}
+
+fn applied_table(policies: &[AppliedPolicy]) -> Columns {
+    let mut table = Columns::new(["POLICY", "KIND", "REVISION", "STATUS"]);
+    for policy in policies {
+        let name = match policy.namespace.as_str() {
+            "" => policy.name.clone(),
+            namespace => format!("{namespace}/{}", policy.name),
+        };
+        let status = if policy.realized { "realized" } else { "not realized" };
+        table.row([escape(&name), escape(&policy.kind), policy.revision.to_string(), status.to_owned()]);
+    }
+    table
 }
 
 fn policy_table(entries: &[PolicyEntry]) -> Columns {
@@ -230,6 +250,27 @@ fn state_text(state: i32) -> String {
         |unknown| unknown.0.to_string(),
         |state| state.as_str_name().to_ascii_lowercase().replace('_', "-"),
     )
+}
+
+/// How far the endpoint is with its policies, and whether they are enforced.
+fn policy_text(endpoint: &Endpoint) -> String {
+    let status = PolicyStatus::try_from(endpoint.policy_status).unwrap_or_default();
+    let text = match status {
+        PolicyStatus::Unspecified => "unknown",
+        PolicyStatus::None => "none",
+        PolicyStatus::Realized => "realized",
+        PolicyStatus::Outdated => "outdated",
+        PolicyStatus::Closed => "closed",
+    };
+    if endpoint.audit { format!("{text}, audit") } else { text.to_owned() }
+}
+
+/// Entries of the policy map, and how many it can hold.
+fn entries_text(endpoint: &Endpoint) -> String {
+    match endpoint.policy_entries_max {
+        0 => endpoint.policy_entries.to_string(),
+        max => format!("{}/{max}", endpoint.policy_entries),
+    }
 }
 
 const fn enforced_text(enforced: bool) -> &'static str {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use specola_policy::{DocumentError, ParseOptions, ParsedFile, PolicyObject, parse_policies_with};
+use specola_policy::{DocumentError, ParseOptions, ParsedFile, parse_policies_with};
 use specola_proto::specola::v1::{GetPolicyRequest, GetPolicyResponse};
 
 use crate::columns::Columns;
@@ -16,6 +16,7 @@ use crate::node::{Node, Output, block_on, print_json, stdout};
 use crate::printer::escape;
 use crate::target::AdminArgs;
 
+mod list;
 mod test;
 mod why;
 
@@ -28,27 +29,13 @@ pub(crate) enum PolicyCommand {
     Validate(ValidateArgs),
     /// Say why a connection passes or not: the rules that decide, and the smallest change that turns it.
     Why(Box<why::WhyArgs>),
-    /// List the policies in force, or those of files.
-    List(ListArgs),
+    /// List the policies in force with the endpoints that have them, or those of files.
+    #[command(after_help = list::EXAMPLES)]
+    List(list::ListArgs),
     /// Play cases: clusters, policies, and what shall become of connections; exit code 1 when one fails.
     ///
     /// The format is described in docs/policy-test.md. No cluster is needed.
     Test(test::TestArgs),
-}
-
-/// Arguments of `policy list`.
-#[derive(Args)]
-pub(crate) struct ListArgs {
-    /// Files of Kubernetes YAML, directories of them, or - for standard input; the policies in force when left out.
-    #[arg(value_name = "FILE")]
-    files: Vec<PathBuf>,
-    #[command(flatten)]
-    language: LanguageArgs,
-    #[command(flatten)]
-    admin: AdminArgs,
-    /// Form of the output.
-    #[arg(long, short, value_enum, default_value_t = Output::Compact)]
-    output: Output,
 }
 
 /// Parts of the language that are off unless asked for, as they are in the agent.
@@ -110,10 +97,7 @@ pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
         PolicyCommand::Get(args) => block_on(get(&args)),
         PolicyCommand::Validate(args) => validate(&args),
         PolicyCommand::Why(args) => why::run(&args),
-        PolicyCommand::List(args) if args.files.is_empty() => {
-            block_on(get(&GetArgs { policy: None, admin: args.admin, output: args.output }))
-        }
-        PolicyCommand::List(args) => list(&args),
+        PolicyCommand::List(args) => list::run(&args),
         PolicyCommand::Test(args) => test::run(&args),
     }
 }
@@ -190,46 +174,6 @@ fn print_list(out: &mut impl Write, answers: &[(String, GetPolicyResponse)]) -> 
         }
     }
     Ok(())
-}
-
-fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let files = parse(&args.files, args.language.options())?;
-    let valid = files.iter().all(|(_, parsed)| parsed.is_valid());
-    let objects = || files.iter().flat_map(|(_, parsed)| &parsed.objects);
-    match args.output {
-        Output::Json => {
-            let policy = |object: &PolicyObject| {
-                json!({
-                    "kind": object.reference.kind.as_str(),
-                    "namespace": object.reference.namespace,
-                    "name": object.reference.name,
-                    "rules": object.rules.len(),
-                    "source": format!("{}:{}", object.file, object.line),
-                })
-            };
-            print_json(&mut stdout(), &json!({ "policies": objects().map(policy).collect::<Vec<_>>() }))?;
-        }
-        Output::Compact => {
-            let mut table = Columns::new(["KIND", "NAMESPACE", "NAME", "RULES", "SOURCE"]);
-            for object in objects() {
-                let reference = &object.reference;
-                let namespace = if reference.namespace.is_empty() { "-" } else { &reference.namespace };
-                let entries: usize = object.rules.iter().map(|rule| rule.entries.len()).sum();
-                table.row([
-                    reference.kind.as_str().to_owned(),
-                    escape(namespace),
-                    escape(&reference.name),
-                    entries.to_string(),
-                    escape(&format!("{}:{}", object.file, object.line)),
-                ]);
-            }
-            table.write(&mut stdout())?;
-        }
-    }
-    for error in files.iter().flat_map(|(_, parsed)| &parsed.errors) {
-        writeln!(io::stderr(), "{}", escape(&error.to_string()))?;
-    }
-    Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Reads files and directories.

@@ -148,7 +148,7 @@ impl Agent for SmallAgent {
 
 fn refused() -> Vec<RefusedDocument> {
     let error = "spec.ingress[0].toPorts[0].ports[0].port: no port".to_owned();
-    vec![RefusedDocument { source: "bad.yaml:9".to_owned(), errors: vec![error] }]
+    vec![RefusedDocument { source: "bad.yaml:9".to_owned(), errors: vec![error], object: String::new() }]
 }
 
 struct Running {

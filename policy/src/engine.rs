@@ -217,6 +217,11 @@ impl Engine {
         self.state(id).map_or(0, |state| state.version)
     }
 
+    /// Subjects that a policy selects.
+    pub fn selected_by(&self, reference: &PolicyRef) -> BTreeSet<SubjectId> {
+        self.rules.of_policy(reference).flat_map(|(_, slot)| &slot.subjects).copied().collect()
+    }
+
     /// Whether something waits for [`Self::update`].
     pub fn is_pending(&self) -> bool {
         !self.pending.is_empty()

@@ -94,8 +94,12 @@ impl DesiredDirectory {
             for (key, located) in &state.objects {
                 if let Some((other, line)) = seen.get(key) {
                     let cause = format!("metadata.name: {key} is defined in {other}:{line} already");
-                    let refused = Refused { file: file.clone(), line: located.line, errors: vec![cause] };
-                    desired.refused.push(refused);
+                    desired.refused.push(Refused {
+                        file: file.clone(),
+                        line: located.line,
+                        errors: vec![cause],
+                        object: key.to_string(),
+                    });
                     continue;
                 }
                 seen.insert(key, (file, located.line));

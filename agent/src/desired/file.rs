@@ -120,7 +120,8 @@ impl FileState {
 
     /// Records that the file cannot be read; everything of it stays in force. Returns whether that is new.
     pub(super) fn unreadable(&mut self, file: &str, cause: &str) -> bool {
-        let refused = Refused { file: file.to_owned(), line: 0, errors: vec![cause.to_owned()] };
+        let refused =
+            Refused { file: file.to_owned(), line: 0, errors: vec![cause.to_owned()], object: String::new() };
         if self.text.is_none() && self.refused.first() == Some(&refused) {
             return false;
         }
@@ -145,7 +146,7 @@ impl Reading<'_> {
             Ok(document) => document,
             Err(error) => {
                 self.unknown = true;
-                return self.refuse(error.line, vec![message(&error)]);
+                return self.refuse(error.line, vec![message(&error)], String::new());
             }
         };
         let key = key_of(&document);
@@ -153,7 +154,7 @@ impl Reading<'_> {
         match read(self.file, &document, self.options) {
             Ok(Some(_)) if document.name.is_empty() => {
                 self.unknown = true;
-                self.refuse(line, vec!["metadata.name: must be given".to_owned()]);
+                self.refuse(line, vec!["metadata.name: must be given".to_owned()], String::new());
             }
             Ok(Some(object)) => self.accept(key, Located { line, text: document.text.clone(), object }),
             Ok(None) => {
@@ -161,8 +162,9 @@ impl Reading<'_> {
                 self.state.warnings.push(warning);
             }
             Err((line, errors)) => {
+                let object = key.to_string();
                 self.refused_keys.push(key);
-                self.refuse(line, errors);
+                self.refuse(line, errors, object);
             }
         }
     }
@@ -170,13 +172,13 @@ impl Reading<'_> {
     fn accept(&mut self, key: ObjectKey, located: Located) {
         if let Some(first) = self.state.objects.get(&key) {
             let cause = format!("metadata.name: {key} is defined in line {} already", first.line);
-            return self.refuse(located.line, vec![cause]);
+            return self.refuse(located.line, vec![cause], key.to_string());
         }
         self.state.objects.insert(key, located);
     }
 
-    fn refuse(&mut self, line: u32, errors: Vec<String>) {
-        self.state.refused.push(Refused { file: self.file.to_owned(), line, errors });
+    fn refuse(&mut self, line: u32, errors: Vec<String>, object: String) {
+        self.state.refused.push(Refused { file: self.file.to_owned(), line, errors, object });
     }
 }
 

@@ -145,14 +145,23 @@ impl Node {
             labels: self.host_labels().to_strings(),
             ips: self.addresses.all.iter().map(ToString::to_string).collect(),
             slot: HOST_SLOT.into(),
-            policy_revision: policy.map_or(0, |policy| policy.revision),
+            policy_revision: self.host_realized().map_or(0, |(_, revision)| revision),
             ingress_enforced: policy.is_some_and(|policy| policy.enforces(false)),
             egress_enforced: policy.is_some_and(|policy| policy.enforces(true)),
             policy_entries: u32::try_from(entries).unwrap_or(u32::MAX),
             node: self.settings.node_name.clone(),
+            audit: policy.is_some_and(|policy| policy.audit),
+            policy_status: self.host_policy_status().into(),
+            policy_entries_max: u32::try_from(self.settings.policy.max_entries).unwrap_or(u32::MAX),
             ..pb::Endpoint::default()
         };
         Some((shown, policy))
+    }
+
+    /// The engine's number for the node itself, and the policy that the kernel has for it.
+    pub(super) fn host_policy(&self) -> Option<(SubjectId, Option<&Realized>)> {
+        let host = self.host.as_ref()?;
+        Some((host.subject.as_ref()?.0, host.realized.as_ref()))
     }
 
     /// Devices that have programs, also those that are gone.

@@ -1,6 +1,7 @@
 //! What the admin API and the metrics show.
 
 mod policies;
+mod status;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +10,7 @@ use specola_datapath::abi::endpoint::HOST_SLOT;
 use specola_datapath::abi::event::lane;
 use specola_datapath::abi::policy::PolicyValue;
 use specola_datapath::{ConnectionCounts, FoldBook, LaneBook, PacketCounts};
-use specola_policy::{Key, Origin, OriginSet};
+use specola_policy::{Key, Origin, OriginSet, SubjectId};
 use specola_proto::specola::v1 as pb;
 
 use super::Node;
@@ -52,7 +53,8 @@ impl Node {
         if let Some((shown, policy)) = self.show_host()
             && matches!(wanted, Wanted::Id(id) if *id == shown.id)
         {
-            return Some(self.with_policy(shown, HOST_SLOT, policy));
+            let selected = self.host_realized();
+            return Some(self.with_policy(shown, HOST_SLOT, policy, selected));
         }
         let endpoint = self.endpoints.values().find(|endpoint| match wanted {
             Wanted::Id(id) => u32::from(endpoint.file.id) == *id,
@@ -62,7 +64,8 @@ impl Node {
             Wanted::Ip(ip) => endpoint.file.addresses.iter().any(|address| address == *ip),
         })?;
         let shown = self.show(endpoint);
-        Some(self.with_policy(shown, endpoint.file.slot, endpoint.realized.as_ref()))
+        let selected = self.realized_revision(endpoint);
+        Some(self.with_policy(shown, endpoint.file.slot, endpoint.realized.as_ref(), selected))
     }
 
     fn with_policy(
@@ -70,8 +73,12 @@ impl Node {
         shown: pb::Endpoint,
         slot: u16,
         policy: Option<&Realized>,
+        selected: Option<(SubjectId, u64)>,
     ) -> pb::GetEndpointResponse {
         let mut response = pb::GetEndpointResponse { endpoint: Some(shown), ..Default::default() };
+        if let Some((subject, revision)) = selected {
+            response.policies = self.show_applied(subject, revision);
+        }
         if let Some(policy) = policy {
             response.policy = self.show_entries(slot);
             let show = |names: &Option<OriginSet>| names.as_ref().map(show_origins).unwrap_or_default();
@@ -135,7 +142,7 @@ impl Node {
             mac: show_mac(file.mac),
             host_ifname: file.host_ifname.clone(),
             slot: file.slot.into(),
-            policy_revision: policy.map_or(0, |policy| self.shown_revision(endpoint, policy)),
+            policy_revision: policy.map_or(0, |policy| self.newest_revision(endpoint.subject, policy)),
             ingress_enforced: policy.is_some_and(|policy| policy.enforces(false)),
             egress_enforced: policy.is_some_and(|policy| policy.enforces(true)),
             conditions: endpoint.conditions.iter().cloned().collect(),
@@ -143,17 +150,9 @@ impl Node {
             node: self.settings.node_name.clone(),
             named_ports: self.show_own_ports(endpoint),
             audit: policy.is_some_and(|policy| policy.audit),
+            policy_status: self.policy_status(endpoint).into(),
+            policy_entries_max: number(self.settings.policy.max_entries),
         }
-    }
-
-    /// The newest revision that the endpoint enforces: that of all policies, when they ask nothing else of it.
-    fn shown_revision(&self, endpoint: &Endpoint, realized: &Realized) -> u64 {
-        let present = endpoint.subject.map(|subject| (subject, self.engine.version(subject)));
-        let is_present = realized.made_from.is_some() && realized.made_from == present;
-        if is_present && !self.engine.is_pending() {
-            return self.engine.repository().revision();
-        }
-        realized.revision
     }
 
     /// What the kernel has for an endpoint, with the names behind the cookies.
@@ -249,6 +248,7 @@ pub(super) fn show_refused(refused: &Refused) -> pb::RefusedDocument {
     pb::RefusedDocument {
         source: format!("{}:{}", refused.file, refused.line),
         errors: refused.errors.clone(),
+        object: refused.object.clone(),
     }
 }
 

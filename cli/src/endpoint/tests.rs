@@ -16,6 +16,9 @@ fn backend() -> Endpoint {
         policy_revision: 3,
         ingress_enforced: true,
         policy_entries: 2,
+        policy_entries_max: 16_384,
+        policy_status: PolicyStatus::Outdated.into(),
+        audit: true,
         conditions: vec!["late \u{1b}[31m".to_owned()],
         node: "n1".to_owned(),
         ..Endpoint::default()
@@ -53,9 +56,9 @@ fn the_list_is_a_table() {
     let odd = Endpoint { state: 99, ..Endpoint::default() };
     table(&[backend(), odd]).write(&mut out).unwrap();
     assert_snapshot!(String::from_utf8(out).unwrap(), @r"
-    NODE   ID   POD            STATE   IDENTITY   IPS                           INGRESS    EGRESS   REVISION   ENTRIES
-    n1     7    shop/backend   ready   ID:258     10.244.1.2,fd00:10:244:1::2   enforced   open     3          2
-           0    -              99      unknown                                  open       open     0          0
+    NODE   ID   POD            STATE   IDENTITY   IPS                           INGRESS    EGRESS   POLICY            REVISION   ENTRIES
+    n1     7    shop/backend   ready   ID:258     10.244.1.2,fd00:10:244:1::2   enforced   open     outdated, audit   3          2/16384
+           0    -              99      unknown                                  open       open     unknown           0          0
     ");
 }
 
@@ -81,6 +84,13 @@ fn one_endpoint_shows_its_policy() {
         ],
         ingress_selected_by: vec![origin("backend", "")],
         egress_selected_by: Vec::new(),
+        policies: vec![AppliedPolicy {
+            kind: "CiliumNetworkPolicy".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "backend".to_owned(),
+            revision: 4,
+            realized: false,
+        }],
     };
     let mut out = Vec::new();
     print_one(&mut out, &found, Output::Compact).unwrap();
@@ -94,11 +104,16 @@ fn one_endpoint_shows_its_policy() {
     addresses: 10.244.1.2 fd00:10:244:1::2
     mac: 02:00:00:00:00:07
     interface: lxc0a1b
+    policy: outdated, audit
     policy revision: 3
+    policy entries: 2/16384
     ingress: enforced
     egress: open
     condition: late ^[[31m
     ingress selected by: CiliumNetworkPolicy shop/backend
+
+    POLICY         KIND                  REVISION   STATUS
+    shop/backend   CiliumNetworkPolicy   4          not realized
 
     DIRECTION   IDENTITY   PROTOCOL   PORT        ACTION   PRECEDENCE   ORIGIN
     ingress     ID:257     tcp        8080        allow    5            CiliumNetworkPolicy shop/backend ingress[0]

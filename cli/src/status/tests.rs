@@ -83,6 +83,7 @@ fn an_agent_shows_what_is_wrong() {
         refused: vec![RefusedDocument {
             source: "bad.yaml:3".to_owned(),
             errors: vec!["spec.ingress[0].toPorts: no".to_owned(), "spec.egress: no".to_owned()],
+            object: String::new(),
         }],
         drops: vec![
             DropCount { direction: "ingress".to_owned(), reason: 0, packets: 1234, bytes: 2048 },

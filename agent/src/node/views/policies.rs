@@ -1,7 +1,7 @@
 //! Policies, and everything else that a verdict depends on.
 
 use specola_labels::NumericIdentity;
-use specola_policy::{AllowLocalhost, CidrGroup, Mode, NamedPorts, Service, StoredPolicy};
+use specola_policy::{AllowLocalhost, CidrGroup, Mode, NamedPorts, Service};
 use specola_proto::specola::v1 as pb;
 
 use super::super::Node;
@@ -39,7 +39,7 @@ impl Node {
         });
         pb::GetPolicyResponse {
             revision: repository.revision(),
-            policies: chosen.map(show_policy).collect(),
+            policies: self.show_chosen(chosen),
             refused: self.desired.refused.iter().map(show_refused).collect(),
             settings: Some(self.show_settings()),
             cidr_groups: repository.cidr_groups().map(show_group).collect(),
@@ -87,19 +87,6 @@ impl Node {
 
 fn show_port(name: &str, proto: u8, port: u16) -> pb::NamedPort {
     pb::NamedPort { name: name.to_owned(), protocol: proto.into(), port: port.into() }
-}
-
-fn show_policy(stored: &StoredPolicy) -> pb::Policy {
-    let object = stored.object();
-    pb::Policy {
-        kind: object.reference.kind.as_str().to_owned(),
-        namespace: object.reference.namespace.clone(),
-        name: object.reference.name.clone(),
-        uid: object.uid.clone(),
-        revision: stored.revision(),
-        source: format!("{}:{}", object.file, object.line),
-        yaml: object.text.to_string(),
-    }
 }
 
 fn show_group(group: &CidrGroup) -> pb::CidrGroup {
