@@ -3,16 +3,20 @@
 mod change;
 mod lines;
 
+use std::collections::HashMap;
+
 use specola_labels::NumericIdentity;
 
 pub use self::change::Change;
-pub use self::lines::{Place, place_of};
+pub use self::lines::Place;
+use self::lines::place_of;
 use crate::eval::{Decision, Packet, Verdict, evaluate};
 use crate::identities::IdentityTable;
 use crate::origin::Origin;
 use crate::repository::Repository;
 use crate::resolve::Subject;
 use crate::rule::PolicyRef;
+use crate::yaml::Node;
 
 /// One end of a connection.
 #[derive(Clone, Debug)]
@@ -47,8 +51,6 @@ pub struct Explanation {
     pub passes: bool,
     /// The ends that policies govern, in the order in which packets meet them: sender, then receiver.
     pub steps: Vec<Step>,
-    /// What would turn the outcome; none when policies alone cannot.
-    pub change: Option<Change>,
 }
 
 /// The verdict of one end.
@@ -75,16 +77,78 @@ impl Step {
     }
 }
 
-/// Explains what becomes of a connection under the policies in force.
-pub fn explain(repository: &Repository, identities: &IdentityTable, connection: &Connection) -> Explanation {
-    let steps = steps(repository, identities, connection);
-    let passes = steps.iter().all(Step::passes);
-    let change = change::find(repository, identities, connection);
-    Explanation { passes, steps, change }
+/// Explains connections under the policies in force. One explainer reads the document of each policy once.
+#[derive(Debug)]
+pub struct Explainer<'a> {
+    repository: &'a Repository,
+    identities: &'a IdentityTable,
+    /// None: the text cannot be read.
+    documents: HashMap<PolicyRef, Option<Node>>,
 }
 
-/// The verdicts of both ends.
-fn steps(repository: &Repository, identities: &IdentityTable, connection: &Connection) -> Vec<Step> {
+impl<'a> Explainer<'a> {
+    /// An explainer of these policies.
+    pub fn new(repository: &'a Repository, identities: &'a IdentityTable) -> Self {
+        Self { repository, identities, documents: HashMap::new() }
+    }
+
+    /// Explains what becomes of a connection.
+    pub fn explain(&mut self, connection: &Connection) -> Explanation {
+        let verdicts = verdicts(self.repository, self.identities, connection);
+        let passes = verdicts.iter().all(EndVerdict::passes);
+        Explanation { passes, steps: verdicts.into_iter().map(|verdict| self.step(verdict)).collect() }
+    }
+
+    /// Finds the smallest change of policies that lets the connection pass, or that drops it when it passes; none when
+    /// policies alone cannot. What is found was tried, which takes far longer than [`Self::explain`].
+    pub fn smallest_change(&self, connection: &Connection) -> Option<Change> {
+        change::find(self.repository, self.identities, connection)
+    }
+
+    fn step(&mut self, verdict: EndVerdict<'_>) -> Step {
+        let EndVerdict { egress, own, subject, peer, decision } = verdict;
+        let by_selection = decision.verdict == Verdict::DefaultDeny;
+        let origins = decision.origins.iter();
+        let places = origins.map(|origin| (origin.clone(), self.place(origin, by_selection))).collect();
+        let selecting = self.repository.iter().filter(|stored| {
+            let mut rules = stored.rules().iter();
+            rules.any(|rule| rule.direction(egress).present && rule.selects(&subject.labels, subject.is_host))
+        });
+        let selected_by = selecting.map(|stored| stored.object().reference.clone()).collect();
+        let (endpoint, peer) = (own.name.clone(), peer.name.clone());
+        Step { egress, endpoint, peer, decision, places, selected_by }
+    }
+
+    fn place(&mut self, origin: &Origin, by_selection: bool) -> Option<Place> {
+        let reference = origin.policy_ref()?;
+        let object = self.repository.get(&reference)?.object();
+        let root = self.documents.entry(reference).or_insert_with(|| Node::parse(&object.text).ok());
+        place_of(object, root.as_ref()?, origin, by_selection)
+    }
+}
+
+/// What one end says of a connection.
+#[derive(Debug)]
+struct EndVerdict<'a> {
+    egress: bool,
+    own: &'a End,
+    subject: &'a Subject,
+    peer: &'a End,
+    decision: Decision,
+}
+
+impl EndVerdict<'_> {
+    fn passes(&self) -> bool {
+        self.decision.audited || self.decision.verdict.passes()
+    }
+}
+
+/// The verdicts of both ends, the sender's first.
+fn verdicts<'a>(
+    repository: &Repository,
+    identities: &IdentityTable,
+    connection: &'a Connection,
+) -> Vec<EndVerdict<'a>> {
     let sides = [(true, &connection.from, &connection.to), (false, &connection.to, &connection.from)];
     let governed = sides.into_iter().filter_map(|(egress, own, peer)| {
         let subject = own.subject.as_ref()?;
@@ -92,22 +156,9 @@ fn steps(repository: &Repository, identities: &IdentityTable, connection: &Conne
         let packet = Packet { peer: peer.identity.0, egress, proto, port };
         let mut decision = evaluate(repository, subject, identities, packet);
         decision.audited |= own.audit && !decision.verdict.passes();
-        let place = |origin: &Origin| (origin.clone(), place_in(repository, origin, decision.verdict));
-        let places = decision.origins.iter().map(place).collect();
-        let rules = repository.iter().filter(|stored| {
-            let mut rules = stored.rules().iter();
-            rules.any(|rule| rule.direction(egress).present && rule.selects(&subject.labels, subject.is_host))
-        });
-        let selected_by = rules.map(|stored| stored.object().reference.clone()).collect();
-        let (endpoint, peer) = (own.name.clone(), peer.name.clone());
-        Some(Step { egress, endpoint, peer, decision, places, selected_by })
+        Some(EndVerdict { egress, own, subject, peer, decision })
     });
     governed.collect()
-}
-
-fn place_in(repository: &Repository, origin: &Origin, verdict: Verdict) -> Option<Place> {
-    let stored = repository.get(&origin.policy_ref()?)?;
-    place_of(stored.object(), origin, verdict == Verdict::DefaultDeny)
 }
 
 #[cfg(test)]

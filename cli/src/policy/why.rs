@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use specola_policy::explain::explain;
+use specola_policy::explain::{Change, Connection, Explainer, Explanation};
 
 use self::ends::{Asked, asked_by_flows, parse_port};
 use self::world::World;
@@ -34,6 +34,9 @@ pub(crate) struct WhyArgs {
     /// Destination port with its protocol: 8080/tcp, 53/udp, 8/icmp.
     #[arg(long, value_name = "PORT/PROTOCOL", required_unless_present = "flow")]
     port: Option<String>,
+    /// Find the smallest change that turns the outcome also where several flows are asked about; it takes long.
+    #[arg(long)]
+    change: bool,
     /// Decide by files of Kubernetes YAML (pods, namespaces, policies) or directories of them, without a cluster.
     #[arg(long, short, value_name = "FILE")]
     file: Vec<PathBuf>,
@@ -57,33 +60,44 @@ pub(super) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     block_on(why(args))
 }
 
+/// What was asked and what is known of it.
+struct Answer<'a> {
+    asked: &'a Asked,
+    connection: Connection,
+    explanation: Explanation,
+    /// Where the kernel may say otherwise.
+    doubts: Vec<String>,
+    /// The smallest change that turns the outcome, if one was looked for.
+    change: Option<Option<Change>>,
+}
+
 async fn why(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let world =
         if args.file.is_empty() { World::live(&args.admin).await? } else { World::offline(&args.file)? };
     let asked = asked(args).await?;
+    let wants_change = args.change || asked.len() == 1;
+    let mut explainer = Explainer::new(&world.repository, &world.identities);
     let mut answers = Vec::new();
     for asked in &asked {
         let connection = world.connection(asked)?;
-        let explanation = explain(&world.repository, &world.identities, &connection);
+        let explanation = explainer.explain(&connection);
         let doubts = world.doubts(&connection, &explanation);
-        answers.push((connection, explanation, asked, doubts));
+        let change = wants_change.then(|| explainer.smallest_change(&connection));
+        answers.push(Answer { asked, connection, explanation, doubts, change });
     }
     let mut out = stdout();
     match (args.output, answers.as_slice()) {
-        (Output::Json, [(connection, explanation, asked, doubts)]) => {
-            print_json(&mut out, &show::json(connection, explanation, asked, doubts))?;
-        }
+        (Output::Json, [answer]) => print_json(&mut out, &show::json(answer))?,
         (Output::Json, answers) => {
-            let shown: Vec<_> =
-                answers.iter().map(|(c, e, asked, doubts)| show::json(c, e, asked, doubts)).collect();
+            let shown: Vec<_> = answers.iter().map(show::json).collect();
             print_json(&mut out, &json!({ "answers": shown }))?;
         }
         (Output::Compact, answers) => {
-            for (index, (connection, explanation, asked, doubts)) in answers.iter().enumerate() {
+            for (index, answer) in answers.iter().enumerate() {
                 if index > 0 {
                     writeln!(out)?;
                 }
-                show::text(&mut out, connection, explanation, asked, doubts)?;
+                show::text(&mut out, answer)?;
             }
         }
     }

@@ -7,7 +7,7 @@ use specola_labels::{
 };
 
 use super::lines::specs;
-use super::{Connection, End, Step, steps};
+use super::{Connection, End, EndVerdict, verdicts};
 use crate::api::parse_policies;
 use crate::eval::Verdict;
 use crate::identities::IdentityTable;
@@ -39,15 +39,15 @@ pub(super) fn find(
     identities: &IdentityTable,
     connection: &Connection,
 ) -> Option<Change> {
-    let now = steps(repository, identities, connection);
-    if now.iter().all(Step::passes) {
+    let now = verdicts(repository, identities, connection);
+    if now.iter().all(EndVerdict::passes) {
         return find_deny(repository, identities, connection, now.last()?);
     }
     let mut trial = repository.copy();
     let mut change = Change::default();
     // Each round opens one end or takes one deny away.
     for _ in 0..MAX_ROUNDS {
-        let now = steps(&trial, identities, connection);
+        let now = verdicts(&trial, identities, connection);
         let Some(closed) = now.iter().find(|step| !step.passes()) else { return Some(change) };
         match closed.decision.verdict {
             Verdict::DefaultDeny => {
@@ -67,13 +67,13 @@ fn find_deny(
     repository: &Repository,
     identities: &IdentityTable,
     connection: &Connection,
-    last: &Step,
+    last: &EndVerdict<'_>,
 ) -> Option<Change> {
     let (own, peer) = ends(connection, last.egress);
     let yaml = rule(own, peer, connection, last.egress, true, identities)?;
     let mut trial = repository.copy();
     take(&mut trial, &yaml)?;
-    let drops = steps(&trial, identities, connection).iter().any(|step| !step.passes());
+    let drops = verdicts(&trial, identities, connection).iter().any(|step| !step.passes());
     drops.then(|| Change { apply: yaml, delete: Vec::new() })
 }
 
@@ -95,7 +95,7 @@ fn take(repository: &mut Repository, yaml: &str) -> Option<()> {
 }
 
 /// Takes the deny entries of a verdict out of their objects.
-fn without_denies(trial: &mut Repository, change: &mut Change, closed: &Step) -> Option<()> {
+fn without_denies(trial: &mut Repository, change: &mut Change, closed: &EndVerdict<'_>) -> Option<()> {
     let mut references: Vec<PolicyRef> =
         closed.decision.origins.iter().filter_map(crate::Origin::policy_ref).collect();
     references.dedup();

@@ -18,12 +18,17 @@ pub struct Place {
 }
 
 /// Finds the lines of a rule, or, for a rule that decides by selecting the endpoint, those of its selector.
-pub fn place_of(object: &PolicyObject, origin: &Origin, by_selection: bool) -> Option<Place> {
-    let root = Node::parse(&object.text).ok()?;
+/// `root` is the object's document.
+pub(super) fn place_of(
+    object: &PolicyObject,
+    root: &Node,
+    origin: &Origin,
+    by_selection: bool,
+) -> Option<Place> {
     let (first, last) = if by_selection {
-        selector_lines(&root, origin.rule_index)?
+        selector_lines(root, origin.rule_index)?
     } else {
-        let entry = entry(&root, origin.section, origin.rule_index)?;
+        let entry = entry(root, origin.section, origin.rule_index)?;
         (entry.line, last_line(entry))
     };
     let lines = object.text.lines().enumerate();

@@ -5,23 +5,18 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 use specola_policy::Origin;
 use specola_policy::eval::Verdict;
-use specola_policy::explain::{Connection, Explanation, Place, Step};
+use specola_policy::explain::{Change, Connection, Place, Step};
 use specola_proto::flow::Policy;
 
-use super::ends::Asked;
+use super::Answer;
 use crate::printer::escape;
 
 /// Writes the answer for people.
 ///
 /// # Errors
 /// The output cannot be written.
-pub(super) fn text(
-    out: &mut impl Write,
-    connection: &Connection,
-    explanation: &Explanation,
-    asked: &Asked,
-    doubts: &[String],
-) -> io::Result<()> {
+pub(super) fn text(out: &mut impl Write, answer: &Answer<'_>) -> io::Result<()> {
+    let Answer { asked, connection, explanation, doubts, change } = answer;
     let Connection { from, to, port, proto } = connection;
     let outcome = if explanation.passes { "PASSES" } else { "DROPPED" };
     writeln!(out, "{} -> {} {port}/{}: {outcome}", escape(&from.name), escape(&to.name), protocol(*proto))?;
@@ -37,10 +32,15 @@ pub(super) fn text(
     for doubt in doubts {
         writeln!(out, "\nwarning: {}", escape(doubt))?;
     }
-    let Some(change) = &explanation.change else {
-        return writeln!(out, "\nno change of policies alone turns this");
-    };
-    let goal = if explanation.passes { "drop" } else { "allow" };
+    match change {
+        None => Ok(()),
+        Some(None) => writeln!(out, "\nno change of policies alone turns this"),
+        Some(Some(change)) => write_change(out, change, explanation.passes),
+    }
+}
+
+fn write_change(out: &mut impl Write, change: &Change, passes: bool) -> io::Result<()> {
+    let goal = if passes { "drop" } else { "allow" };
     for reference in &change.delete {
         writeln!(out, "\nto {goal} it, delete {} {}", reference.kind, escape(&reference.to_string()))?;
     }
@@ -75,12 +75,8 @@ fn write_step(out: &mut impl Write, number: usize, step: &Step) -> io::Result<()
 }
 
 /// The answer as JSON.
-pub(super) fn json(
-    connection: &Connection,
-    explanation: &Explanation,
-    asked: &Asked,
-    doubts: &[String],
-) -> Value {
+pub(super) fn json(answer: &Answer<'_>) -> Value {
+    let Answer { asked, connection, explanation, doubts, change } = answer;
     let steps: Vec<Value> = explanation.steps.iter().map(step_json).collect();
     let carried: Vec<Value> = asked
         .carried
@@ -92,16 +88,8 @@ pub(super) fn json(
             })
         })
         .collect();
-    let change = explanation.change.as_ref().map(|change| {
-        let delete: Vec<Value> = change
-            .delete
-            .iter()
-            .map(|r| json!({ "kind": r.kind.as_str(), "namespace": r.namespace, "name": r.name }))
-            .collect();
-        json!({ "apply": change.apply, "delete": delete })
-    });
     let end = |end: &specola_policy::explain::End| json!({ "name": end.name, "identity": end.identity.0 });
-    json!({
+    let mut shown = json!({
         "uuid": asked.flow,
         "connection": {
             "from": end(&connection.from), "to": end(&connection.to),
@@ -111,8 +99,20 @@ pub(super) fn json(
         "steps": steps,
         "flow": carried,
         "warnings": doubts,
-        "change": change,
-    })
+    });
+    if let Some(change) = change {
+        shown["change"] = change.as_ref().map(change_json).into();
+    }
+    shown
+}
+
+fn change_json(change: &Change) -> Value {
+    let delete: Vec<Value> = change
+        .delete
+        .iter()
+        .map(|r| json!({ "kind": r.kind.as_str(), "namespace": r.namespace, "name": r.name }))
+        .collect();
+    json!({ "apply": change.apply, "delete": delete })
 }
 
 fn step_json(step: &Step) -> Value {
