@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod cases;
+pub mod compare;
 mod compile;
 pub mod document;
 mod engine;

@@ -246,7 +246,8 @@ impl Repository {
     }
 
     /// The same policies and objects, to try changes on.
-    pub(crate) fn copy(&self) -> Self {
+    #[must_use]
+    pub fn copy(&self) -> Self {
         let stored = |stored: &StoredPolicy| StoredPolicy {
             object: stored.object.clone(),
             revision: stored.revision,
