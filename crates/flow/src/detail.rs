@@ -1,8 +1,12 @@
 //! What some flows carry and a record in the ring has no place for.
 
+mod clip;
+
 use std::fmt;
 
 use specola_proto::flow as pb;
+
+pub use clip::Clipped;
 
 /// Application data, names and translations of a flow.
 #[derive(Clone, Debug, Default, PartialEq)]

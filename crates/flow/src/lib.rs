@@ -29,7 +29,7 @@ mod view;
 mod wire;
 
 #[cfg(feature = "proto")]
-pub use detail::FlowDetail;
+pub use detail::{Clipped, FlowDetail};
 pub use drop_reason::DropReason;
 #[cfg(feature = "proto")]
 pub use filter::{FilterSet, InvalidFilter};

@@ -42,7 +42,7 @@ pub fn flow_message(view: &FlowView<'_>, context: &MessageContext<'_>) -> pb::Fl
         l4: layer4(flow),
         source: Some(endpoint(view, Side::Source)),
         destination: Some(endpoint(view, Side::Destination)),
-        r#type: pb::FlowType::L3L4.into(),
+        r#type: kind(flow).into(),
         node_name: context.node_name.to_owned(),
         node_labels: view.node.labels.clone(),
         reply: flow.is_reply().unwrap_or(false),
@@ -83,6 +83,11 @@ pub fn timestamp(time_ns: u64) -> Timestamp {
 
 /// `emitter.name` of every flow, as Hubble's clients know it.
 pub(crate) const EMITTER: &str = "Hubble";
+
+/// What kind of flow an event gives, whether its details are known or not.
+pub(crate) fn kind(flow: &Flow) -> pb::FlowType {
+    if flow.event_type() == EventType::L7 { pb::FlowType::L7 } else { pb::FlowType::L3L4 }
+}
 
 fn endpoint(view: &FlowView<'_>, side: Side) -> pb::Endpoint {
     let (id, identity, labels) = match side {

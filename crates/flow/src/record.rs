@@ -115,9 +115,15 @@ pub struct Flow {
     /// See [`Flow::direction`].
     pub direction: u8,
     /// Zero.
-    pub pad: [u8; 6],
-    /// Kept for trace ids, L7 payloads, round-trip time. Zero.
-    pub reserved: [u64; 3],
+    pub pad: [u8; 2],
+    /// Kept for the number of the process. Zero.
+    pub reserved_process: u32,
+    /// Number of the details that belong to the record, such as an HTTP request; 0 = there are none.
+    pub detail: u64,
+    /// Kept for the smoothed round-trip time, in us, and the number of retransmitted segments. Zero.
+    pub reserved_tcp: [u32; 2],
+    /// Kept for the socket cookie. Zero.
+    pub reserved_socket: u64,
 }
 
 const _: () = assert!(size_of::<Flow>() == 184, "with its state word, a ring slot is three cache lines");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Flow, icmp, protocol};
+use crate::{EventType, Flow, icmp, protocol};
 
 /// Prints a flow's summary: the last decoded layer, in Hubble's words.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +11,10 @@ pub struct Summary<'a>(pub &'a Flow);
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flow = self.0;
+        if flow.event_type() == EventType::L7 {
+            // The summary of what an application said is made of its details.
+            return f.write_str("L7 (details no longer held)");
+        }
         match (flow.ip_version, flow.protocol) {
             (4 | 6, protocol::TCP) => write_tcp_flags(f, flow.tcp_flags),
             (4 | 6, protocol::UDP) => f.write_str("UDP"),
@@ -85,6 +89,7 @@ mod tests {
             (icmp(4, 47, 0, 0), "IPv4"),
             (icmp(6, 47, 0, 0), "IPv6"),
             (icmp(0, 0, 0, 0), "Ethernet"),
+            (Flow { event_type: EventType::L7.0, ..tcp(0x02) }, "L7 (details no longer held)"),
         ] {
             assert_eq!(Summary(&flow).to_string(), text);
         }

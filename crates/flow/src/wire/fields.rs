@@ -9,7 +9,7 @@ use super::{
     put::{BYTES, bytes, key, message, number, string, varint, varint_len, with_length},
     text,
 };
-use crate::{Direction, EventType, Flow, Summary, Verdict, flags, protocol};
+use crate::{Direction, EventType, Flow, Summary, Verdict, flags, message::kind, protocol};
 
 /// What the fields are made of.
 #[derive(Clone, Copy)]
@@ -55,9 +55,9 @@ fields! {
     9 => |input, flow, out| {
         endpoint::<9>(flow.destination_endpoint, flow.destination_identity, input.wire.destination, out);
     },
-    10 => |input, _, out| {
+    10 => |input, flow, out| {
         let is_l7 = input.wire.detail.is_some_and(|detail| detail.summary.is_some());
-        number::<10>(out, if is_l7 { pb::FlowType::L7 } else { pb::FlowType::L3L4 } as u64);
+        number::<10>(out, if is_l7 { pb::FlowType::L7 } else { kind(flow) } as u64);
     },
     11 => |input, _, out| out.extend_from_slice(&input.constants.node_name),
     13 => |input, _, out| detail(input, out, |detail| &detail.source_names),
@@ -271,7 +271,8 @@ fn summary(input: &Input<'_>, flow: &Flow, out: &mut Vec<u8>) {
     if let Some(text) = input.wire.detail.and_then(|detail| detail.summary.as_ref()) {
         return out.extend_from_slice(text);
     }
-    if matches!((flow.ip_version, flow.protocol), (4 | 6, protocol::TCP)) {
+    let is_packet = flow.event_type() != EventType::L7;
+    if is_packet && matches!((flow.ip_version, flow.protocol), (4 | 6, protocol::TCP)) {
         return out.extend_from_slice(&TCP_SUMMARIES[usize::from(flow.tcp_flags)]);
     }
     message::<100_000>(out, |out| print(out, &Summary(flow)));

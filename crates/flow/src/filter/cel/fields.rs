@@ -6,7 +6,8 @@ use specola_proto::flow::{self as pb, layer7::Record};
 
 use super::value::{List, Value};
 use crate::{
-    Direction, EventType, Flow, FlowView, PolicyOrigin, Side, Summary, Verdict, flags, message, protocol,
+    Direction, EventType, Flow, FlowDetail, FlowView, PolicyOrigin, Side, Summary, Verdict, flags, message,
+    protocol,
 };
 
 /// Reads a field.
@@ -79,7 +80,10 @@ fn plain(path: &str) -> Option<Getter> {
         },
         "IP.encrypted" => |v| Value::Bool(v.detail.is_some_and(|detail| detail.encrypted)),
         "IP.source_xlated" => |v| Value::text(v.detail.map_or("", |detail| &detail.source_ip_xlated)),
-        "Type" => |v| int(if v.detail.is_some_and(|detail| detail.l7.is_some()) { 2 } else { 1 }),
+        "Type" => |v| match v.detail {
+            Some(FlowDetail { l7: Some(_), .. }) => Value::Int(pb::FlowType::L7 as i64),
+            _ => Value::Int(message::kind(v.flow) as i64),
+        },
         "reply" => |v| Value::Bool(v.flow.is_reply().unwrap_or(false)),
         "is_reply" => |v| v.flow.is_reply().map_or(Value::Null, Value::Bool),
         "event_type.type" => |v| int(v.flow.event_type),
