@@ -11,12 +11,10 @@ mod json;
 mod line;
 mod manager;
 mod metrics;
-mod redact;
 mod text;
 
 pub use config::{ExportConfigError, ExporterSpec, Output, parse_filters};
 pub use manager::{ExporterCounts, Exporters};
-pub use redact::{Redaction, RedactionConflict};
 
 use std::io;
 

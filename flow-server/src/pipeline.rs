@@ -11,12 +11,18 @@ use std::{
 use specola_datapath_common::event::Event;
 use specola_directory::Directory;
 use specola_flow::{Flow, Metas, Verdict};
-use specola_ring::{Class, Writer};
+use specola_ring::{Class, Read, Writer};
 use tokio::sync::watch;
 
 use crate::{
-    convert::convert, kernel_loss::KernelLoss, ledger::Counts, namespaces::NamespaceTracker,
-    pressure::PressureSender, shared::Shared,
+    access::{self, Queued},
+    convert::convert,
+    details::DetailWriter,
+    kernel_loss::KernelLoss,
+    ledger::Counts,
+    namespaces::NamespaceTracker,
+    pressure::PressureSender,
+    shared::Shared,
 };
 
 /// Turns events into flows. It belongs to the thread that reads the kernel's ring buffers and never waits.
@@ -28,6 +34,8 @@ pub struct Pipeline {
     head: watch::Sender<u64>,
     pressure: PressureSender,
     agent_events: Receiver<Event>,
+    access_records: Receiver<Queued>,
+    details: DetailWriter,
     namespaces: NamespaceTracker,
     kernel_loss: KernelLoss,
 }
@@ -38,7 +46,7 @@ impl Pipeline {
         counts: Counts,
         ring: Writer<Flow>,
         (head, pressure): (watch::Sender<u64>, PressureSender),
-        agent_events: Receiver<Event>,
+        (agent_events, access_records): (Receiver<Event>, Receiver<Queued>),
     ) -> Self {
         Self {
             shared,
@@ -47,12 +55,15 @@ impl Pipeline {
             head,
             pressure,
             agent_events,
+            access_records,
+            details: DetailWriter::default(),
             namespaces: NamespaceTracker::default(),
             kernel_loss: KernelLoss::default(),
         }
     }
 
-    /// Takes a batch of events, then what other sources have queued ([`AgentEvents`]), and wakes the readers.
+    /// Takes a batch of events, then what other sources have queued ([`AgentEvents`],
+    /// [`crate::AccessLog`]), and wakes the readers.
     ///
     /// Call it on every tick, with an empty batch too, or queued events wait. `clock_offset_ns` is wall clock less
     /// boot clock. No allocation per flow. Gives after how long it has something to do though nothing comes.
@@ -72,6 +83,10 @@ impl Pipeline {
         while let Ok(event) = self.agent_events.try_recv() {
             self.counts.agent += 1;
             self.push(&event, clock_offset_ns, &directory, &metas);
+        }
+        while let Ok(record) = self.access_records.try_recv() {
+            self.counts.agent += 1;
+            self.push_access(record, &directory, &metas);
         }
         for loss in self.kernel_loss.due(|| shared.config.clock.now_ns()) {
             append(&mut self.ring, &mut self.counts, &shared, &loss, Class::Protected);
@@ -110,6 +125,14 @@ impl Pipeline {
             self.write(&drop, metas);
             self.counts.expanded += 1;
         }
+    }
+
+    fn push_access(&mut self, (record, weight): Queued, directory: &Directory, metas: &Metas) {
+        let flow = access::convert(&record, directory);
+        let (seq, shared) = (self.ring.pushed(), Arc::clone(&self.shared));
+        let is_read = |seq| matches!(shared.ring.read(seq), Read::Item(_));
+        let detail = self.details.keep(&shared.details, (record.detail, weight), seq, is_read);
+        self.write(&Flow { detail, ..flow }, metas);
     }
 
     fn write(&mut self, flow: &Flow, metas: &Metas) {

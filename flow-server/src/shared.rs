@@ -14,14 +14,17 @@ use specola_ring::{
 use tokio::sync::watch;
 
 use crate::{
+    access::{ACCESS_QUEUE, AccessLog},
     agent_log::AgentLog,
     clock::Clock,
     consumer::{ConsumerCounts, Consumers},
+    details::{DetailCounts, Details},
     ledger::{Book, Ledger, LedgerCounts, MemoryBook},
     namespaces::Namespaces,
     peers::Peers,
     pipeline::{AgentEvents, Pipeline},
     pressure::{Pressure, pressure},
+    redact::Redaction,
     streams::{StreamCounts, Streams},
     wire::Feeds,
 };
@@ -46,6 +49,10 @@ pub struct Config {
     pub book: Arc<dyn Book>,
     /// Records that earlier processes took from the kernel's ring buffers, counted there.
     pub taken: u64,
+    /// Bytes that requests, responses and names of flows may take in all; the oldest ones make room.
+    pub detail_bytes: usize,
+    /// What of requests and responses must not be seen by anyone; `None` = all may be.
+    pub redaction: Option<Redaction>,
     /// How to make the pipeline's thread call [`Pipeline::ingest`] when something is queued for it.
     pub wake: Wake,
 }
@@ -85,10 +92,15 @@ impl Config {
             clock: Clock::system(),
             book: Arc::new(MemoryBook::default()),
             taken: 0,
+            detail_bytes: DEFAULT_DETAIL_BYTES,
+            redaction: None,
             wake: Wake::default(),
         }
     }
 }
+
+/// Bytes that details of flows may take unless told otherwise.
+const DEFAULT_DETAIL_BYTES: usize = 32 << 20;
 
 /// Makes the two halves: the pipeline for the reader's thread, the server for everyone else.
 ///
@@ -103,11 +115,13 @@ pub fn flow_server(
     let (head_sender, head) = watch::channel(0);
     let (pressure_sender, pressure) = pressure(ring_reader.capacity());
     let (agent_sender, agent_receiver) = sync_channel(AGENT_QUEUE);
+    let (access_sender, access_receiver) = sync_channel(ACCESS_QUEUE);
     let (ledger, counts) = Ledger::open(Arc::clone(&config.book), config.taken);
     let shared = Arc::new(Shared {
         started_ns: config.clock.now_ns(),
         agent_log: AgentLog::new(config.clock.clone()),
         peers: watch::Sender::default(),
+        details: Details::new(config.capacity, config.detail_bytes),
         config,
         directory,
         ring: ring_reader,
@@ -125,9 +139,10 @@ pub fn flow_server(
         counts,
         ring_writer,
         (head_sender, pressure_sender),
-        agent_receiver,
+        (agent_receiver, access_receiver),
     );
-    Ok((pipeline, FlowServer { shared, agent_events }))
+    let access_log = AccessLog::new(access_sender, Arc::clone(&shared));
+    Ok((pipeline, FlowServer { shared, agent_events, access_log }))
 }
 
 /// Events of other sources that may wait for the pipeline's next tick.
@@ -142,6 +157,8 @@ pub(crate) struct Shared {
     pub(crate) peers: watch::Sender<Arc<Peers>>,
     pub(crate) directory: DirectoryReader,
     pub(crate) ring: Reader<Flow>,
+    /// What flows in the ring carry beyond their records.
+    pub(crate) details: Details,
     /// The ring's head after each batch; closed when the pipeline is gone.
     pub(crate) head: watch::Receiver<u64>,
     /// For readers that rest.
@@ -158,6 +175,7 @@ pub(crate) struct Shared {
 pub struct FlowServer {
     pub(crate) shared: Arc<Shared>,
     agent_events: AgentEvents,
+    access_log: AccessLog,
 }
 
 /// State of ring and pipeline.
@@ -179,6 +197,8 @@ pub struct FlowStatus {
     pub ledger: LedgerCounts,
     /// What happened to flows in observers' streams.
     pub streams: StreamCounts,
+    /// Requests and responses.
+    pub details: DetailCounts,
 }
 
 impl FlowServer {
@@ -198,6 +218,7 @@ impl FlowServer {
             uptime_ns,
             ledger: shared.ledger.counts(),
             streams: shared.streams.counts(),
+            details: shared.details.counts(),
         }
     }
 
@@ -214,6 +235,11 @@ impl FlowServer {
     /// A way in for events that do not come from the kernel's ring buffers.
     pub fn agent_events(&self) -> AgentEvents {
         self.agent_events.clone()
+    }
+
+    /// A way in for requests and responses.
+    pub fn access_log(&self) -> AccessLog {
+        self.access_log.clone()
     }
 
     /// Which flows can be read: what they refer to must stay in the directory.

@@ -2,9 +2,10 @@
 //! trying clients without a kernel.
 //!
 //! Connections run side by side: TCP from handshake to FIN with counters, DNS over UDP, pings; pod to pod on the node
-//! and across nodes, pod to the world; one in ten is denied. Records carry what the kernel programs would write, and are
+//! and across nodes, pod to the world; one in ten is denied. Requests and responses of applications come beside them. Records carry what the kernel programs would write, and are
 //! numbered per lane without gaps.
 
+mod requests;
 mod world;
 
 use specola_datapath_common::{
@@ -15,7 +16,10 @@ use specola_datapath_common::{
 use specola_directory::Change;
 use specola_flow::DropReason;
 
+use requests::Requests;
 use world::Pod;
+
+use crate::access::AccessRecord;
 
 /// Makes events.
 #[derive(Debug)]
@@ -23,6 +27,7 @@ pub struct Synthetic {
     random: Random,
     connections: Vec<Connection>,
     lane_seq: [u32; lane::COUNT],
+    requests: Requests,
 }
 
 /// Connections that are open at a time.
@@ -33,12 +38,17 @@ impl Synthetic {
     pub fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let connections = (0..OPEN).map(|_| Connection::new(&mut random)).collect();
-        Self { random, connections, lane_seq: [0; lane::COUNT] }
+        Self { random, connections, lane_seq: [0; lane::COUNT], requests: Requests::new(!seed) }
     }
 
     /// What the directory must know of the node: pods, identities, rules, interfaces.
     pub fn changes() -> Vec<Change> {
         world::changes()
+    }
+
+    /// The next request or response of an application, stamped with this wall time, ns: HTTP, DNS and Kafka.
+    pub fn access(&mut self, time_ns: u64) -> AccessRecord {
+        self.requests.next(time_ns)
     }
 
     /// The next event, stamped with this time of the boot clock, ns.

@@ -273,5 +273,10 @@ fn applications() {
     let shown = json!({"error_code": 3, "api_version": 1, "api_key": "produce", "correlation_id": 9, "topic": "orders"});
     let l7 = json!({"type": "REQUEST", "kafka": shown});
     let summary = "Kafka request produce correlation id 9 topic 'orders'";
-    check_application(protocol::TCP, Request, Record::Kafka(kafka), &l7, summary);
+    check_application(protocol::TCP, Request, Record::Kafka(kafka.clone()), &l7, summary);
+    let failed = pb::Kafka { error_code: -1, ..kafka };
+    let shown = json!({"error_code": -1, "api_version": 1, "api_key": "produce", "correlation_id": 9, "topic": "orders"});
+    let l7 = json!({"type": "RESPONSE", "latency_ns": "5900000", "kafka": shown});
+    let summary = "Kafka response produce correlation id 9 topic 'orders' return code -1";
+    check_application(protocol::TCP, Response, Record::Kafka(failed), &l7, summary);
 }

@@ -1,6 +1,7 @@
 //! The whole API, asked by a client in another language that shares no code and no field numbers with the server.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     process::{Command, Output},
     sync::atomic::{AtomicU64, Ordering},
@@ -12,14 +13,19 @@ use specola_datapath_common::{
     proto, v4_mapped,
 };
 use specola_directory::{Change, directory};
-use specola_flow::{EndpointMeta, InstanceId, NodeInfo, PolicyOrigin, Workload};
-use specola_flow_server::{Clock, Config, FlowServer, ListenConfig, Listeners, Peer, Pipeline, flow_server};
+use specola_flow::{
+    Direction, EndpointMeta, FlowDetail, InstanceId, NodeInfo, PolicyOrigin, Verdict, Workload,
+};
+use specola_flow_server::{
+    AccessRecord, Clock, Config, FlowServer, ListenConfig, Listeners, Peer, Pipeline, Transport, flow_server,
+};
 use specola_labels::{Label, NumericIdentity};
 use specola_lifecycle::drain;
 use specola_proto::{
     flow::{
-        AgentEvent, AgentEventType, EndpointRegenNotification, EndpointUpdateNotification,
-        IpCacheNotification, PolicyUpdateNotification, TimeNotification, agent_event::Notification,
+        AgentEvent, AgentEventType, Dns, EndpointRegenNotification, EndpointUpdateNotification, Http,
+        HttpHeader, IpCacheNotification, IpTraceId, Kafka, Layer7, PolicyUpdateNotification, Service,
+        TimeNotification, agent_event::Notification, layer7::Record,
     },
     google::Timestamp,
 };
@@ -84,6 +90,8 @@ fn sample_server() -> (Pipeline, FlowServer) {
     let config = Config { capacity: 64, clock, ..Config::new(InstanceId::new(1), "1.2.3") };
     let (mut pipeline, server) = flow_server(config, reader).unwrap();
     pipeline.ingest(&sample_events(), 0);
+    sample_requests().into_iter().for_each(|record| server.access_log().send(record).unwrap());
+    pipeline.ingest(&[], 0);
     sample_agent_events().into_iter().for_each(|event| server.agent_log().push(event));
     let peer = Peer { address: "10.0.0.254:4244".into(), server_name: None };
     server.set_peers([("n1".to_owned(), peer)].into());
@@ -161,6 +169,106 @@ fn sample_events() -> [Event; 4] {
             ..tcp
         },
     ]
+}
+
+/// HTTP, DNS and Kafka: a request from web to db, and its response.
+fn sample_requests() -> Vec<AccessRecord> {
+    let mut records = Vec::new();
+    for (number, (transport, port, request, response, latency_ns)) in (0..).zip([
+        (Transport::Tcp, 80, http(0), http(200), 5_900_000),
+        (Transport::Udp, 53, dns(false), dns(true), 0),
+        (Transport::Tcp, 9092, kafka(0), kafka(-1), 9),
+    ]) {
+        let is_http = port == 80;
+        let mut record = AccessRecord {
+            time_ns: (5 + u64::from(number)) * SECOND,
+            verdict: Verdict::FORWARDED,
+            direction: Direction::EGRESS,
+            transport,
+            source: SocketAddr::from(([10, 0, 0, 1], 40_010 + number)),
+            destination: SocketAddr::from(([10, 0, 0, 2], port)),
+            source_identity: 0,
+            destination_identity: 301,
+            cookie: 0,
+            detail: FlowDetail {
+                l7: Some(Layer7 { r#type: 1, latency_ns: 0, record: Some(request) }),
+                trace_id: if is_http { "4bf92f3577b34da6a3ce929d0e0e4736".into() } else { String::new() },
+                ..FlowDetail::default()
+            },
+        };
+        let detail = record.detail.clone();
+        let mut answer = AccessRecord {
+            source: record.destination,
+            destination: record.source,
+            destination_identity: 0,
+            detail: FlowDetail {
+                l7: Some(Layer7 { r#type: 2, latency_ns, record: Some(response) }),
+                ..detail
+            },
+            ..record.clone()
+        };
+        if is_http {
+            record.detail = named_ends(record.detail);
+            answer.detail.source_names = record.detail.destination_names.clone();
+            answer.detail.source_service = record.detail.destination_service.clone();
+        }
+        if port == 9092 {
+            (record.verdict, record.cookie) = (Verdict::REDIRECTED, 9);
+        }
+        records.extend([record, answer]);
+    }
+    records
+}
+
+/// What is known of the ends of a request besides.
+fn named_ends(detail: FlowDetail) -> FlowDetail {
+    FlowDetail {
+        destination_names: vec!["db.shop.svc".into()],
+        destination_service: Some(Service { name: "db".into(), namespace: "shop".into() }),
+        source_ip_xlated: "192.0.2.9".into(),
+        encrypted: true,
+        ip_trace_id: Some(IpTraceId { trace_id: 7, ip_option_type: 68 }),
+        ..detail
+    }
+}
+
+fn http(code: u32) -> Record {
+    let header = |key: &str, value: &str| HttpHeader { key: key.into(), value: value.into() };
+    let headers = match code {
+        0 => vec![header("Accept", "*/*"), header("Host", "db.shop")],
+        _ => vec![header("Server", "x")],
+    };
+    Record::Http(Http {
+        code,
+        method: "GET".into(),
+        url: "http://db.shop/api/v1?page=7".into(),
+        protocol: "HTTP/1.1".into(),
+        headers,
+    })
+}
+
+fn dns(is_answer: bool) -> Record {
+    let query = Dns {
+        query: "db.shop.".into(),
+        observation_source: "proxy".into(),
+        qtypes: vec!["A".into()],
+        ..Dns::default()
+    };
+    if !is_answer {
+        return Record::Dns(query);
+    }
+    Record::Dns(Dns {
+        ips: vec!["10.0.0.2".into()],
+        ttl: 30,
+        cnames: vec!["db-0.shop.".into()],
+        rrtypes: vec!["CNAME".into(), "A".into()],
+        ..query
+    })
+}
+
+fn kafka(error_code: i32) -> Record {
+    let topic = "orders".into();
+    Record::Kafka(Kafka { error_code, api_version: 7, api_key: "produce".into(), correlation_id: 5, topic })
 }
 
 fn sample_agent_events() -> Vec<AgentEvent> {

@@ -48,6 +48,11 @@ class Client:
 
 def name_of(flow):
     kind = flow["event_type"]["type"]
+    if kind == 129:
+        (record,) = flow["l7"].keys() & {"http", "dns", "kafka"}
+        return {"http": ("get", "ok"), "dns": ("query", "answer"), "kafka": ("produce", "produced")}[record][
+            flow["l7"]["type"] - 1
+        ]
     l4 = flow.get("l4", {})
     if "UDP" in l4:
         return "udp6"
@@ -56,54 +61,80 @@ def name_of(flow):
     return {1: "drop", 4: "tcp", 5: "denied"}[kind]
 
 
-ALL = ["tcp", "denied", "drop", "udp6", "icmp"]
+PACKETS = ["tcp", "denied", "drop", "udp6", "icmp"]
+REQUESTS = ["get", "query", "produce"]
+RESPONSES = ["ok", "answer", "produced"]
+L7 = ["get", "ok", "query", "answer", "produce", "produced"]
+ALL = PACKETS + L7
+
+
+def all_but(*names):
+    return [name for name in ALL if name not in names]
+
+
+# From web to db, and of pods at all.
+OUT = [name for name in all_but(*RESPONSES) if name != "udp6"]
+PODS = all_but("udp6")
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 # field of FlowFilter, value that matches, names of the flows that match, value that matches none
 FILTERS = [
-    ("source_ip", ["10.0.0.1"], ["tcp", "denied", "drop", "icmp"], ["10.0.0.9"]),
+    ("source_ip", ["10.0.0.1"], OUT, ["10.0.0.9"]),
     ("source_ip", ["fd00::/8"], ["udp6"], ["fe80::/10"]),
-    ("destination_ip", ["10.0.0.0/30"], ["tcp", "denied", "drop", "icmp"], ["10.1.0.0/16"]),
-    ("source_ip_xlated", None, [], ["192.0.2.1"]),
-    ("source_pod", ["shop/web"], ["tcp", "denied", "drop", "icmp"], ["web"]),
-    ("destination_pod", ["/db"], ["tcp", "denied", "drop", "icmp"], ["shop/web"]),
-    ("source_fqdn", None, [], ["*.shop.svc"]),
-    ("destination_fqdn", None, [], ["*"]),
-    ("source_label", ["k8s:app in (web)"], ["tcp", "denied", "drop", "icmp"], ["app=db"]),
-    ("destination_label", ["app=db,!tier"], ["tcp", "denied", "drop", "icmp"], ["app=db,tier"]),
-    ("source_service", None, [], ["shop/web"]),
-    ("destination_service", None, [], ["/"]),
-    ("source_workload", [{"name": "web", "kind": "Deployment"}], ["tcp", "denied", "drop", "icmp"], [{"kind": "Job"}]),
-    ("destination_workload", [{"name": "db"}], ["tcp", "denied", "drop", "icmp"], [{"name": "d"}]),
-    ("source_cluster_name", ["default"], ["tcp", "denied", "drop", "icmp"], ["defaul*"]),
-    ("destination_cluster_name", ["x", "default"], ["tcp", "denied", "drop", "icmp"], ["x"]),
-    ("traffic_direction", [1], ALL, [2]),
+    ("destination_ip", ["10.0.0.0/30"], PODS, ["10.1.0.0/16"]),
+    ("destination_ip", ["10.0.0.2"], OUT, ["10.0.0.3"]),
+    ("source_ip_xlated", ["192.0.2.0/24"], ["get"], ["192.0.2.1"]),
+    ("source_pod", ["shop/web"], OUT, ["web"]),
+    ("source_pod", ["/db"], RESPONSES, ["bank/"]),
+    ("destination_pod", ["/db"], OUT, ["shop/cache"]),
+    ("source_fqdn", ["*.shop.svc"], ["ok"], ["*.bank.svc"]),
+    ("destination_fqdn", ["web.shop.svc", "db.*.svc"], ["get"], ["web.*"]),
+    ("source_label", ["k8s:app in (web)"], OUT, ["app=cache"]),
+    ("destination_label", ["app=db,!tier"], OUT, ["app=db,tier"]),
+    ("source_service", ["shop/db"], ["ok"], ["shop/web"]),
+    ("destination_service", ["shop/db"], ["get"], ["bank/db"]),
+    ("source_workload", [{"name": "web", "kind": "Deployment"}], OUT, [{"kind": "Job"}]),
+    ("destination_workload", [{"name": "db"}], OUT, [{"name": "d"}]),
+    ("source_cluster_name", ["default"], PODS, ["defaul*"]),
+    ("destination_cluster_name", ["x", "default"], PODS, ["x"]),
+    ("traffic_direction", [1], PACKETS, [0]),
+    ("traffic_direction", [2], L7, [0]),
     ("verdict", [2], ["denied", "drop"], [3]),
+    ("verdict", [5], ["produce"], [4]),
     ("drop_reason_desc", [133], ["denied", "drop"], [181]),
     ("interface", [{"name": "eth0"}], ["tcp", "udp6", "icmp"], [{"name": "eth1"}]),
     ("interface", [{"index": 7}], ["tcp", "udp6", "icmp"], [{"index": 8}]),
-    ("event_type", [{"type": 5}], ["denied"], [{"type": 129}]),
+    ("event_type", [{"type": 5}], ["denied"], [{"type": 3}]),
+    ("event_type", [{"type": 129}], L7, [{"type": 129, "match_sub_type": True, "sub_type": 1}]),
     ("event_type", [{"type": 1, "match_sub_type": True, "sub_type": 133}], ["drop"], [{"type": 1, "match_sub_type": True}]),
-    ("http_status_code", None, [], ["5+"]),
-    ("http_method", None, [], ["GET"]),
-    ("http_path", None, [], ["^/"]),
-    ("http_url", None, [], [".*"]),
-    ("http_header", None, [], [{"key": "a", "value": "b"}]),
-    ("dns_query", None, [], [".*"]),
-    ("protocol", ["tcp"], ["tcp", "denied", "drop"], ["sctp"]),
-    ("protocol", ["icmp", "udp"], ["udp6", "icmp"], ["dns"]),
+    ("http_status_code", ["2+"], ["ok"], ["5+"]),
+    ("http_status_code", ["404", "200"], ["ok"], ["404"]),
+    ("http_method", ["get"], ["get", "ok"], ["POST"]),
+    ("http_path", ["^/api/v[12]$"], ["get", "ok"], ["page"]),
+    ("http_url", ["^http://db\\.shop.*page=7"], ["get", "ok"], ["^https:"]),
+    ("http_header", [{"key": "Host", "value": "db.shop"}], ["get"], [{"key": "host", "value": "db.shop"}]),
+    ("dns_query", ["^db\\.shop\\."], ["query", "answer"], ["^web"]),
+    ("protocol", ["tcp"], ["tcp", "denied", "drop", "get", "ok", "produce", "produced"], ["sctp"]),
+    ("protocol", ["icmp", "udp"], ["udp6", "icmp", "query", "answer"], ["icmpv6"]),
+    ("protocol", ["HTTP"], ["get", "ok"], ["vrrp"]),
+    ("protocol", ["dns", "kafka"], ["query", "answer", "produce", "produced"], ["igmp"]),
     ("source_port", ["40002"], ["denied", "drop"], ["1"]),
-    ("destination_port", ["53", "80"], ["udp6"], ["22"]),
-    ("reply", [False], ["tcp", "denied", "drop", "udp6", "icmp"], [True]),
-    ("encrypted", [False], ALL, [True]),
+    ("destination_port", ["53", "80"], ["udp6", "get", "query"], ["22"]),
+    ("reply", [False], all_but(*RESPONSES), None),
+    ("reply", [True], RESPONSES, None),
+    ("encrypted", [False], all_but("get"), None),
+    ("encrypted", [True], ["get"], None),
     ("tcp_flags", [{"SYN": True}], ["tcp", "denied", "drop"], [{"SYN": True, "ACK": True}]),
     ("node_name", ["default/n*"], ALL, ["other/n1"]),
     ("node_labels", ["zone=a"], ALL, ["zone=b"]),
     ("ip_version", [2], ["udp6"], [0]),
-    ("trace_id", None, [], ["4bf92f3577b34da6a3ce929d0e0e4736"]),
-    ("ip_trace_id", [0], ALL, [7]),
-    ("source_identity", [300], ["tcp", "denied", "drop", "icmp"], [1]),
-    ("destination_identity", [301], ["tcp", "denied", "drop", "icmp"], [1]),
-    ("experimental", {"cel_expression": ["_flow.l4.UDP.destination_port == 53u"]}, ["udp6"], {"cel_expression": ["false"]}),
+    ("trace_id", [TRACE_ID], ["get", "ok"], [TRACE_ID[:-1]]),
+    ("ip_trace_id", [0], all_but("get"), [8]),
+    ("ip_trace_id", [7], ["get"], [70]),
+    ("source_identity", [300], OUT, [1]),
+    ("destination_identity", [301], OUT, [1]),
+    ("experimental", {"cel_expression": ["_flow.l4.UDP.destination_port == 53u"]}, ["udp6", "query"], {"cel_expression": ["false"]}),
+    ("experimental", {"cel_expression": ["_flow.l7.http.code == 200u"]}, ["ok"], {"cel_expression": ["_flow.l7.latency_ns > 9000000u"]}),
 ]
 
 # a filter that is refused, and what the text says
@@ -139,7 +170,7 @@ def refused(call, code, text):
 
 def flows(client):
     equal(client.names(), ALL, "all flows")
-    tcp, denied, drop, udp6, icmp = client.flows()
+    tcp, denied, drop, udp6, icmp, *l7 = client.flows()
     equal(tcp["source"]["pod_name"], "web", "source")
     equal(tcp["source"]["workloads"], [{"name": "web", "kind": "Deployment"}], "workloads")
     equal(tcp["destination"]["labels"], ["k8s:app=db"], "labels")
@@ -163,30 +194,68 @@ def flows(client):
     equal(udp6["IP"]["ipVersion"], 2, "IPv6")
     equal(icmp["l4"]["ICMPv4"], {"type": 8}, "ICMP")
     equal(icmp["Summary"], "ICMPv4 EchoRequest", "summary of ICMP")
+    requests_and_responses(*l7)
     for answer in client.responses():
         equal((answer["node_name"], answer["time"]), ("n1", answer["flow"]["time"]), "envelope")
 
 
+def requests_and_responses(get, ok, query, answer, produce, produced):
+    headers = [{"key": "Accept", "value": "*/*"}, {"key": "Host", "value": "db.shop"}]
+    url = "http://db.shop/api/v1?page=7"
+    http = {"method": "GET", "url": url, "protocol": "HTTP/1.1", "headers": headers}
+    equal(get["l7"], {"type": 1, "http": http}, "HTTP request")
+    answered = {**http, "code": 200, "headers": [{"key": "Server", "value": "x"}]}
+    equal(ok["l7"], {"type": 2, "latency_ns": 5_900_000, "http": answered}, "HTTP response")
+    equal(get["Summary"], f"HTTP/1.1 GET {url}", "summary of a request")
+    equal(ok["Summary"], f"HTTP/1.1 200 5ms (GET {url})", "summary of a response")
+    for flow in (get, ok):
+        equal((flow["Type"], flow["event_type"], flow["verdict"]), (2, {"type": 129}, 1), "kind")
+        equal(flow["trace_context"], {"parent": {"trace_id": TRACE_ID}}, "trace context")
+    equal(get["l4"]["TCP"], {"source_port": 40010, "destination_port": 80}, "ports without flags")
+    equal((get["is_reply"], ok["is_reply"], ok["reply"]), ({}, {"value": True}, True), "replies")
+    equal((get["destination_names"], ok["source_names"]), (["db.shop.svc"], ["db.shop.svc"]), "names")
+    service = {"name": "db", "namespace": "shop"}
+    equal((get["destination_service"], ok["source_service"]), (service, service), "services")
+    equal((get["IP"]["encrypted"], get["IP"]["source_xlated"]), (True, "192.0.2.9"), "translation")
+    equal(get["ip_trace_id"], {"trace_id": 7, "ip_option_type": 68}, "IP trace id")
+    equal(get["source"]["pod_name"], "web", "source of a request")
+    equal(ok["source"]["labels"], ["k8s:app=db"], "source of a response")
+    dns = {"query": "db.shop.", "observation_source": "proxy", "qtypes": ["A"]}
+    equal(query["l7"], {"type": 1, "dns": dns}, "DNS query")
+    found = {**dns, "ips": ["10.0.0.2"], "ttl": 30, "cnames": ["db-0.shop."], "rrtypes": ["CNAME", "A"]}
+    equal(answer["l7"], {"type": 2, "dns": found}, "DNS answer")
+    equal(query["Summary"], "DNS Query db.shop. A", "summary of a query")
+    equal(answer["Summary"], 'DNS Answer "10.0.0.2" TTL: 30 CNAMEs: "db-0.shop." (Proxy db.shop. A)', "of an answer")
+    kafka = {"api_version": 7, "api_key": "produce", "correlation_id": 5, "topic": "orders"}
+    equal(produce["l7"], {"type": 1, "kafka": kafka}, "Kafka request")
+    equal(produced["l7"], {"type": 2, "latency_ns": 9, "kafka": {**kafka, "error_code": -1}}, "Kafka response")
+    equal(produced["Summary"], "Kafka response produce correlation id 5 topic 'orders' return code -1", "of Kafka")
+    policy = {"name": "deny-all", "namespace": "shop", "revision": 3, "kind": "NetworkPolicy"}
+    equal(produce["egress_allowed_by"], [policy], "rules behind a request")
+
+
 def requests(client):
-    equal(client.names(number=2), ALL[3:], "last two")
+    equal(client.names(number=2), ALL[-2:], "last two")
     equal(client.names(number=2, first=True), ALL[:2], "first two")
-    equal(client.names(since={"seconds": 3}), ["udp6", "icmp"], "since")
+    equal(client.names(since={"seconds": 3}), ALL[3:], "since")
     equal(client.names(until={"seconds": 1}), ["tcp"], "until")
     equal(client.names(since={"seconds": 2}, number=1), ["denied"], "since with number")
     equal(client.names(whitelist=[{"verdict": [2]}], blacklist=[{"event_type": [{"type": 1}]}]), ["denied"], "lists")
     equal(client.names(blacklist=[{}]), [], "an empty filter matches everything")
     uuid = client.flows(number=1)[0]["uuid"]
-    equal(client.names(whitelist=[{"uuid": [uuid]}]), ["icmp"], "uuid")
+    equal(client.names(whitelist=[{"uuid": [uuid]}]), ["produced"], "uuid")
     equal(client.names(whitelist=[{"uuid": ["x"]}]), [], "another uuid")
-    masked = client.flows(number=1, field_mask={"paths": ["source.pod_name", "l7"]})
+    masked = client.flows(number=1, first=True, field_mask={"paths": ["source.pod_name", "l7"]})
     equal(masked, [{"source": {"pod_name": "web"}}], "mask")
+    masked = client.flows(number=1, field_mask={"paths": ["l7.kafka.topic", "uuid"]})
+    equal(masked, [{"uuid": uuid, "l7": {"kafka": {"topic": "orders"}}}], "mask of a request's part")
     invalid = grpc.StatusCode.INVALID_ARGUMENT
     refused(lambda: client.flows(first=True, follow=True), invalid, "first cannot be specified with follow")
     refused(lambda: client.flows(field_mask={"paths": ["nope"]}), invalid, "invalid fieldmask")
     refused(lambda: client.flows(since={"nanos": 2_000_000_000}), invalid, "since")
     call = client.channel.unary_stream("/observer.Observer/GetFlows")
     call = call(encode("GetFlowsRequest", {"follow": True, "number": 1}), timeout=SECONDS)
-    equal(name_of(decode("GetFlowsResponse", next(call))["flow"]), "icmp", "follow rewinds")
+    equal(name_of(decode("GetFlowsResponse", next(call))["flow"]), "produced", "follow rewinds")
     metadata = dict(call.initial_metadata())
     equal(metadata["hubble-server-version"], "1.2.3", "version header")
     equal(metadata["specola-coverage"], "whole", "coverage header")
@@ -199,11 +268,10 @@ def filters(client):
 
     equal({name for name, *_ in fields("FlowFilter")} - tested, set(), "filters without a test")
     for field, value, expected, none in FILTERS:
-        if value is not None:
-            equal(client.names(whitelist=[{field: value}]), expected, f"{field}={value}")
-            rest = [name for name in ALL if name not in expected]
-            equal(client.names(blacklist=[{field: value}]), rest, f"not {field}={value}")
-        equal(client.names(whitelist=[{field: none}]), [], f"{field}={none}")
+        equal(client.names(whitelist=[{field: value}]), expected, f"{field}={value}")
+        equal(client.names(blacklist=[{field: value}]), all_but(*expected), f"not {field}={value}")
+        if none is not None:
+            equal(client.names(whitelist=[{field: none}]), [], f"{field}={none}")
     for values, text in REFUSED:
         refused(lambda: client.flows(whitelist=[values]), grpc.StatusCode.INVALID_ARGUMENT, text)
 
@@ -211,7 +279,7 @@ def filters(client):
 def others(client):
     observer = "/observer.Observer/"
     status = client.unary(observer + "ServerStatus", "ServerStatusRequest", "ServerStatusResponse")
-    equal((status["num_flows"], status["max_flows"], status["seen_flows"]), (5, 64, 5), "status")
+    equal((status["num_flows"], status["max_flows"], status["seen_flows"]), (11, 64, 11), "status")
     equal(status["version"], "specola v1.2.3", "version")
     check(status["uptime_ns"] > 0 and "num_connected_nodes" not in status, "status of a node")
     nodes = client.unary(observer + "GetNodes", "GetNodesRequest", "GetNodesResponse")["nodes"]

@@ -41,10 +41,11 @@ TABLES = {
     "IP": "source=1:string destination=2:string ipVersion=3:enum encrypted=4:bool source_xlated=5:string",
     "Ethernet": "source=1:string destination=2:string",
     "Tunnel": "protocol=1:enum IP=2:IP l4=3:Layer4 vni=4:uint32",
-    "Layer7": "type=1:enum latency_ns=2:uint64 dns=100:DNS http=101:HTTP",
+    "Layer7": "type=1:enum latency_ns=2:uint64 dns=100:DNS http=101:HTTP kafka=102:Kafka",
     "DNS": "query=1:string ips=2:*string ttl=3:uint32 cnames=4:*string observation_source=5:string rcode=6:uint32 "
     "qtypes=7:*string rrtypes=8:*string",
     "HTTP": "code=1:uint32 method=2:string url=3:string protocol=4:string headers=5:*HTTPHeader",
+    "Kafka": "error_code=1:int32 api_version=2:int32 api_key=3:string correlation_id=4:int32 topic=5:string",
     "HTTPHeader": "key=1:string value=2:string",
     "TraceContext": "parent=1:TraceParent",
     "TraceParent": "trace_id=1:string",

@@ -295,7 +295,9 @@ impl Job {
             Some(count) => self.exporter.push(ExportItem::Lost(&kernel_loss(flow, count), &self.node_name)),
             None => {
                 let (instance, metas) = (self.shared.config.instance, self.shared.directory.metas());
-                let view = FlowView::new(flow, seq, instance, &metas, &self.node).with_names(directory);
+                let kept = self.shared.details.of(flow);
+                let mut view = FlowView::new(flow, seq, instance, &metas, &self.node).with_names(directory);
+                view.detail = kept.as_deref().map(|kept| &kept.detail);
                 if self.end_ns.is_some_and(|end_ns| flow.time_ns > end_ns) || !self.filters.passes(&view) {
                     return self.consumer.done(false);
                 }

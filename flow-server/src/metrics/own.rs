@@ -111,7 +111,7 @@ const CONSUMERS: [ConsumerReading; 5] = [
 /// Name, help, value.
 type Reading<T> = (&'static str, &'static str, fn(&FlowStatus) -> T);
 
-const COUNTERS: [Reading<u64>; 10] = [
+const COUNTERS: [Reading<u64>; 14] = [
     ("flow_records_consumed", "Event records taken from the kernel", |status| status.ledger.consumed),
     ("flow_agent_events", "Events made in user space", |status| status.ledger.agent),
     ("flow_agent_events_refused", "Events refused because the pipeline's queue was full", |status| {
@@ -124,11 +124,24 @@ const COUNTERS: [Reading<u64>; 10] = [
     ("flow_delivered", "Flows sent to observers", |status| status.streams.delivered),
     ("flow_filtered", "Flows that observers did not ask for", |status| status.streams.filtered),
     ("flow_lost", "Flows that observers were too slow for", |status| status.streams.lost),
+    ("flow_details", "Flows that came with a request, a response or names", |status| status.details.kept),
+    (
+        "flow_details_lost",
+        "Details that made room for newer ones while their flow could still be read",
+        |status| status.details.lost,
+    ),
+    ("flow_details_clipped", "Details that were too large, and of which a part was cut off", |status| {
+        status.details.clipped
+    }),
+    ("flow_access_records_refused", "Requests and responses refused because the queue was full", |status| {
+        status.details.refused
+    }),
 ];
 
-const GAUGES: [Reading<u64>; 3] = [
+const GAUGES: [Reading<u64>; 4] = [
     ("flow_held", "Flows in the ring", |status| status.held),
     ("flow_capacity", "Flows that the ring can hold", |status| status.capacity),
+    ("flow_details_bytes", "Memory of requests, responses and names", |status| status.details.bytes),
     ("flow_streams", "Open observer streams", |status| status.streams.open),
 ];
 

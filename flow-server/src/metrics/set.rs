@@ -219,7 +219,9 @@ impl Set {
             return;
         }
         let (metas, node) = (shared.directory.metas(), directory.node());
-        let view = FlowView::new(flow, seq, shared.config.instance, &metas, node).with_names(directory);
+        let kept = shared.details.of(flow);
+        let mut view = FlowView::new(flow, seq, shared.config.instance, &metas, node).with_names(directory);
+        view.detail = kept.as_deref().map(|kept| &kept.detail);
         self.observe_view(&view);
     }
 

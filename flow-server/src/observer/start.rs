@@ -42,6 +42,8 @@ async fn walk_back(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, head: u
 
 fn passes(shared: &Shared, query: &FlowsQuery, node: &NodeInfo, flow: &Flow, seq: u64) -> bool {
     let (directory, metas) = (shared.directory.load(), shared.directory.metas());
-    let view = FlowView::new(flow, seq, shared.config.instance, &metas, node).with_names(&**directory);
+    let kept = shared.details.of(flow);
+    let mut view = FlowView::new(flow, seq, shared.config.instance, &metas, node).with_names(&**directory);
+    view.detail = kept.as_deref().map(|kept| &kept.detail);
     query.filters.passes(&view)
 }

@@ -2,6 +2,7 @@ use std::collections::HashSet;
 
 use specola_directory::directory;
 use specola_flow::{EventType, InstanceId, NodeInfo};
+use specola_proto::flow::{L7FlowType, layer7::Record};
 use specola_ring::Read;
 
 use super::*;
@@ -15,6 +16,48 @@ fn equal_seeds_give_equal_events() {
     };
     assert_eq!(events(7), events(7));
     assert_ne!(events(7), events(8));
+}
+
+/// Requests and responses of every kind come as flows with their details, and all metrics of them count.
+#[test]
+fn requests_go_through_the_access_log() {
+    let (mut writer, reader) = directory(NodeInfo { name: "n1".into(), ..NodeInfo::default() });
+    writer.apply(Synthetic::changes()).unwrap();
+    let config = Config { capacity: 1 << 12, ..Config::new(InstanceId::new(1), "1") };
+    let (mut pipeline, server) = flow_server(config, reader.clone()).unwrap();
+    let (mut source, mut again) = (Synthetic::new(1), Synthetic::new(1));
+    let log = server.access_log();
+    for n in 0..2_000 {
+        let record = source.access(1 + n);
+        assert_eq!(record, again.access(1 + n), "equal seeds give equal requests");
+        log.send(record).unwrap();
+    }
+    pipeline.ingest(&[], 0);
+    let status = server.status();
+    assert!(status.ledger.is_balanced());
+    assert_eq!((status.ledger.agent, status.details.kept, status.details.lost), (2_000, 2_000, 0));
+    let mut kinds = HashSet::new();
+    for seq in 0..status.seen {
+        let Read::Item(flow) = server.ring().read(seq) else { panic!("flow {seq} is gone") };
+        let kept = server.shared.details.of(&flow).expect("details of every flow");
+        let l7 = kept.detail.l7.as_ref().unwrap();
+        assert_eq!(flow.is_reply(), Some(l7.r#type() == L7FlowType::Response));
+        let (name, service) = match flow.is_reply() {
+            Some(true) => (&kept.detail.source_names, &kept.detail.source_service),
+            _ => (&kept.detail.destination_names, &kept.detail.destination_service),
+        };
+        assert!(!name.is_empty() && (service.is_some() || name[0] == "api.example.com"));
+        let record = match l7.record.as_ref().unwrap() {
+            Record::Http(_) => "http",
+            Record::Dns(_) => "dns",
+            Record::Kafka(_) => "kafka",
+        };
+        kinds.insert((record, flow.verdict, l7.r#type));
+    }
+    for kind in ["http", "dns", "kafka"] {
+        assert!(kinds.contains(&(kind, 1, 1)) && kinds.contains(&(kind, 1, 2)), "{kind}: {kinds:?}");
+    }
+    assert!(kinds.contains(&("http", 2, 1)), "a denied request");
 }
 
 /// The whole mix goes through the pipeline without a rejected or missing record, and every name is known.

@@ -104,6 +104,11 @@ impl Pod {
         [0x02, 0x5a, 0x10, 0, high, low]
     }
 
+    /// Name and namespace of its application; `None` outside.
+    pub(super) fn app_name(self) -> Option<(&'static str, &'static str)> {
+        APPS.get(self.app()?).map(|(name, namespace, _)| (*name, *namespace))
+    }
+
     fn app(self) -> Option<usize> {
         match self {
             Self::Local(index) | Self::Remote(index) => Some(usize::from(index) % APPS.len()),
@@ -165,6 +170,11 @@ pub(super) const fn remote(number: usize) -> Pod {
 /// An address outside.
 pub(super) const fn outside(number: usize) -> Pod {
     Pod::Outside((number % OUTSIDE) as u16)
+}
+
+/// A pod of this node that answers DNS queries.
+pub(super) const fn resolver(number: usize) -> Pod {
+    local(number % REPLICAS * APPS.len() + APPS.len() - 1)
 }
 
 /// Sections of an application's policy, by how far their cookies are from its first one.

@@ -12,7 +12,7 @@ use specola_ring::Read;
 use tonic::Status;
 
 use super::frames::{FrameWriter, push_frame};
-use crate::{losses::kernel_loss, observer::FlowsQuery, shared::Shared};
+use crate::{details::Kept, losses::kernel_loss, observer::FlowsQuery, shared::Shared};
 
 /// A buffer is handed on when it has this many bytes: two DATA frames of the size that clients take by default.
 const FULL: usize = 32 << 10;
@@ -193,15 +193,18 @@ impl Scanner {
         }
         let Names { directory, metas, .. } = names;
         let uuid = FlowUuid { instance: self.shared.config.instance, seq: done.next };
+        let kept = self.shared.details.of(flow);
         if !self.query.filters.is_empty() {
-            let view =
+            let mut view =
                 FlowView::new(flow, done.next, uuid.instance, metas, &self.node).with_names(&***directory);
+            view.detail = kept.as_deref().map(|kept| &kept.detail);
             if !self.query.filters.passes(&view) {
                 done.filtered += 1;
                 return Ok(());
             }
         }
-        let wire = directory.wire_flow(flow, uuid, metas);
+        let mut wire = directory.wire_flow(flow, uuid, metas);
+        wire.detail = kept.as_deref().map(Kept::wire);
         self.writer.flow(&wire, out).map_err(|error| Status::internal(error.to_string()))?;
         done.delivered += 1;
         done.min_ns = done.min_ns.min(flow.time_ns);
