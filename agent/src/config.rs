@@ -15,7 +15,7 @@ use specola_flow_server::TlsFiles;
 use specola_policy::Mode;
 use specola_telemetry::LogFormat;
 
-pub use self::flows::{FlowExportConfig, FlowMetricsConfig};
+pub use self::flows::{FlowExportConfig, FlowMetricsConfig, RedactionConfig};
 pub use self::language::{LocalhostRule, PolicyLanguage};
 use crate::host::Devices;
 
@@ -102,6 +102,11 @@ pub struct AgentConfig {
     /// power of two; 0 = none.
     #[arg(long, value_name = "PERCENT", default_value_t = 25, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub ring_protected_percent: u8,
+    /// Memory for requests, responses and names of flows, MiB; the oldest ones make room.
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub flow_details_mib: u32,
+    #[command(flatten)]
+    pub redaction: RedactionConfig,
     #[command(flatten)]
     pub flow_metrics: FlowMetricsConfig,
     #[command(flatten)]
@@ -123,6 +128,9 @@ pub struct AgentConfig {
     /// Needs no root. Only the flow API and the metrics are served.
     #[arg(long, value_name = "RATE")]
     pub synthetic: Option<u32>,
+    /// How many of a hundred made-up events are requests and responses of applications: HTTP, DNS, Kafka.
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub synthetic_l7_percent: u8,
     /// How long a shutdown may take before tasks are aborted, seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub drain_timeout: Duration,
@@ -341,6 +349,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use specola_flow_server::Redaction;
 
     use super::*;
 
@@ -376,6 +385,48 @@ mod tests {
             let args = ["agent", "--node-name", "n1", "--ring-size", size];
             assert_eq!(Program::try_parse_from(args).expect("parses").agent.ring_size, rounded);
         }
+    }
+
+    #[test]
+    fn redaction_follows_its_switch() {
+        let parse = |flags: &[&str]| {
+            let args = ["agent", "--node-name", "n1"].iter().chain(flags);
+            Program::try_parse_from(args).map(|program| program.agent.redaction.redaction())
+        };
+        let names = ["a".to_owned(), "b".to_owned()];
+        for (flags, expected) in [
+            (&[][..], None),
+            (&["--hubble-redact-http-urlquery"], None),
+            (&["--hubble-redact-enabled"], Some(Redaction::new(&[], &[]))),
+            (&["--hubble-redact-enabled=false"], None),
+            (
+                &[
+                    "--hubble-redact-enabled=true",
+                    "--hubble-redact-http-urlquery",
+                    "--hubble-redact-http-userinfo=false",
+                    "--hubble-redact-kafka-apikey",
+                    "--hubble-redact-http-headers-allow=a,b",
+                ],
+                Some(
+                    Redaction::new(&names, &[])
+                        .map(|all| all.with_url_query(true).with_user_info(false).with_kafka_api_key(true)),
+                ),
+            ),
+            (
+                &[
+                    "--hubble-redact-enabled",
+                    "--hubble-redact-http-headers-deny=a",
+                    "--hubble-redact-http-headers-deny=b",
+                ],
+                Some(Redaction::new(&[], &names)),
+            ),
+        ] {
+            let found = parse(flags).expect("parses").expect("no conflict");
+            assert_eq!(found, expected.map(|redaction| redaction.expect("no conflict")), "{flags:?}");
+        }
+        assert!(
+            parse(&["--hubble-redact-http-headers-allow=a", "--hubble-redact-http-headers-deny=b"]).is_err()
+        );
     }
 
     #[test]

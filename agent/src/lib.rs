@@ -41,7 +41,7 @@ mod warnings;
 pub use cleanup::{Cleanup, CleanupPlan};
 pub use config::{
     AgentConfig, Attach, FlowExportConfig, FlowMetricsConfig, Listen, LocalhostRule, LogForm, PolicyLanguage,
-    PolicyMode, PolicyOverflow,
+    PolicyMode, PolicyOverflow, RedactionConfig,
 };
 pub use host::{Devices, HostPolicy, HostPolicyState, Look};
 pub use ingest::{Ingest, IngestOptions, IngestReport, Ingested};

@@ -300,7 +300,7 @@ fn build_flow_server(
     books: Books,
     reader: ReaderWaker,
 ) -> anyhow::Result<(Pipeline, FlowServer)> {
-    let mut flows = flow_config(config);
+    let mut flows = flow_config(config)?;
     flows.taken = books.taken;
     flows.wake = Wake::new(move || reader.wake());
     flows.book = Arc::new(books);
@@ -308,11 +308,17 @@ fn build_flow_server(
 }
 
 /// The flow server's settings, with an instance id of this run.
-pub(crate) fn flow_config(config: &AgentConfig) -> FlowConfig {
+pub(crate) fn flow_config(config: &AgentConfig) -> anyhow::Result<FlowConfig> {
     // The hasher's keys are random for each process.
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     let flows = FlowConfig::new(InstanceId::new(random), &build_info().semver());
-    FlowConfig { capacity: config.ring_size, protected_percent: config.ring_protected_percent, ..flows }
+    Ok(FlowConfig {
+        capacity: config.ring_size,
+        protected_percent: config.ring_protected_percent,
+        detail_bytes: usize::try_from(u64::from(config.flow_details_mib) << 20).unwrap_or(usize::MAX),
+        redaction: config.redaction.redaction().context("--hubble-redact-http-headers-*")?,
+        ..flows
+    })
 }
 
 #[derive(Clone, Debug)]

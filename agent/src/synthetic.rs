@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use specola_directory::directory;
 use specola_flow::NodeInfo;
-use specola_flow_server::{Clock, Pipeline, Synthetic, flow_server};
+use specola_flow_server::{AccessLog, Clock, Pipeline, Synthetic, flow_server};
 use specola_lifecycle::Lifecycle;
 use specola_serve::Refresh;
 use specola_telemetry::Metrics;
@@ -29,7 +29,7 @@ pub(crate) async fn run_synthetic(
         labels: vec!["specola.io/source=synthetic".to_owned()],
     });
     writer.apply(Synthetic::changes()).context("filling the directory")?;
-    let (pipeline, flows) = flow_server(flow_config(config), reader).context("making the flow ring")?;
+    let (pipeline, flows) = flow_server(flow_config(config)?, reader).context("making the flow ring")?;
     let registry = Arc::new(Metrics::new());
     registry.register(|registry| flows.register_metrics(registry));
 
@@ -40,8 +40,9 @@ pub(crate) async fn run_synthetic(
     spawn_observer(&mut sinks, config, &flows).await?;
     let nothing_to_refresh: Refresh = Arc::new(|| Box::pin(std::future::ready(())));
     spawn_metrics(&mut life, config, registry, nothing_to_refresh).await?;
-    let feed = Feed::start(pipeline, rate)?;
-    tracing::info!(rate, "serving made-up events; nothing of this host is observed");
+    let l7_percent = config.synthetic_l7_percent;
+    let feed = Feed::start(pipeline, flows.access_log(), rate, l7_percent)?;
+    tracing::info!(rate, l7_percent, "serving made-up events; nothing of this host is observed");
     let mut fed = Ok(());
     let between = async { fed = feed.stop().await };
     let outcome = life.run_before(sinks, stop, between, config.drain_timeout).await;
@@ -52,10 +53,17 @@ pub(crate) async fn run_synthetic(
 
 /// How often events are made.
 const TICK: Duration = Duration::from_millis(1);
-/// Events of a tick at most. What is missing after a pause of the machine comes in later ticks.
-const BATCH: u64 = 8192;
+/// Events of a tick at most; the queue of requests holds that many. What is missing after a pause of the machine comes
+/// in later ticks.
+const BATCH: u64 = 2048;
 /// The same events in every run.
 const SEED: u64 = 1;
+
+/// Whether the event with this number is a request or response: so many of a hundred, evenly spread.
+const fn is_request(number: u64, percent: u8) -> bool {
+    let share = percent as u64;
+    (number + 1) * share / 100 > number * share / 100
+}
 
 /// The thread that stands in for the reader of the kernel's ring buffers.
 struct Feed {
@@ -64,7 +72,7 @@ struct Feed {
 }
 
 impl Feed {
-    fn start(mut pipeline: Pipeline, rate: u32) -> anyhow::Result<Self> {
+    fn start(mut pipeline: Pipeline, log: AccessLog, rate: u32, l7_percent: u8) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let feed = move || {
@@ -75,7 +83,13 @@ impl Feed {
                 let missing = u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(made).min(BATCH);
                 let now_ns = clock.now_ns();
                 events.clear();
-                events.extend((0..missing).map(|_| source.event(now_ns)));
+                for number in made..made + missing {
+                    if is_request(number, l7_percent) {
+                        log.send(source.access(now_ns)).expect("the queue holds a batch, and each is taken");
+                    } else {
+                        events.push(source.event(now_ns));
+                    }
+                }
                 // The stamps are wall time already.
                 pipeline.ingest(&events, 0);
                 made += missing;
@@ -125,6 +139,16 @@ mod tests {
         Program::try_parse_from(args).expect("flags parse").agent
     }
 
+    #[test]
+    fn requests_are_spread_evenly() {
+        for percent in [0, 1, 10, 33, 100] {
+            let count =
+                |range: std::ops::Range<u64>| range.filter(|number| is_request(*number, percent)).count();
+            assert_eq!(count(0..100), usize::from(percent));
+            assert_eq!(count(500..1000), 5 * usize::from(percent));
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_client_follows_made_up_flows_until_the_end() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -146,6 +170,7 @@ mod tests {
         let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
         let mut flows =
             ObserverClient::new(channel).get_flows(request).await.expect("an answer").into_inner();
+        let mut requests = 0;
         for _ in 0..500 {
             let answer = flows.message().await.expect("no failure").expect("no end");
             let Some(ResponseTypes::Flow(flow)) = answer.response_types else {
@@ -153,7 +178,10 @@ mod tests {
             };
             assert!(flow.source.is_some_and(|source| !source.labels.is_empty()));
             assert_eq!(flow.node_name, "n1");
+            requests += usize::from(flow.l7.is_some_and(|l7| l7.record.is_some()));
         }
+        // Ten of a hundred events; some events give two flows.
+        assert!((20..80).contains(&requests), "{requests} of 500 flows are requests and responses");
         stop.send(()).expect("the agent runs");
         let mut last = None;
         while let Some(answer) = flows.message().await.expect("no failure") {

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ArgAction::Set;
+use specola_flow_server::{Redaction, RedactionConflict};
+
 use super::seconds;
 
 /// Metrics made of flows.
@@ -26,6 +29,58 @@ pub struct FlowMetricsConfig {
     /// How long series of a pod stay after the pod has gone, seconds.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub metrics_pod_ttl: Duration,
+}
+
+/// What of requests and responses is left out of flows; see docs/api.md.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Redaction")]
+pub struct RedactionConfig {
+    /// Leave secrets out of requests and responses: in the flow API, metrics and exported flows alike. Without lists of
+    /// headers the values of all headers are left out.
+    #[arg(long, env = "SPECOLA_HUBBLE_REDACT_ENABLED", value_name = "BOOL", default_value_t = false, action = Set,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub hubble_redact_enabled: bool,
+    /// Query and fragment of URLs; needs --hubble-redact-enabled, as all that follows.
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = Set,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub hubble_redact_http_urlquery: bool,
+    /// Passwords in URLs.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = Set,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub hubble_redact_http_userinfo: bool,
+    /// API keys of Kafka.
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = Set,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub hubble_redact_kafka_apikey: bool,
+    /// HTTP headers whose values stay; those of others are left out. Several with commas.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        conflicts_with = "hubble_redact_http_headers_deny"
+    )]
+    pub hubble_redact_http_headers_allow: Vec<String>,
+    /// HTTP headers whose values are left out; those of others stay. Several with commas.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub hubble_redact_http_headers_deny: Vec<String>,
+}
+
+impl RedactionConfig {
+    /// What to leave out; `None` = nothing.
+    ///
+    /// # Errors
+    /// Both lists of headers have entries.
+    pub(crate) fn redaction(&self) -> Result<Option<Redaction>, RedactionConflict> {
+        if !self.hubble_redact_enabled {
+            return Ok(None);
+        }
+        let redaction =
+            Redaction::new(&self.hubble_redact_http_headers_allow, &self.hubble_redact_http_headers_deny)?
+                .with_url_query(self.hubble_redact_http_urlquery)
+                .with_user_info(self.hubble_redact_http_userinfo)
+                .with_kafka_api_key(self.hubble_redact_kafka_apikey);
+        Ok(Some(redaction))
+    }
 }
 
 /// Flows written to files; see docs/export.md.
