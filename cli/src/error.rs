@@ -32,6 +32,11 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
+/// The error with its causes, harmless for a terminal.
+pub(crate) fn text(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().map(crate::printer::escape).collect::<Vec<_>>().join("\n")
+}
+
 /// Whether the cause is a reader of our output that went away.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {

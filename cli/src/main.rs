@@ -1,28 +1,35 @@
 //! `specola`: the one binary. Looks at flows and nodes, checks policies, and starts the daemons.
 #![forbid(unsafe_code)]
 
+use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+mod authorize;
 mod bpf;
 mod cleanup;
 mod color;
 mod columns;
+mod config;
 mod endpoint;
 mod error;
 mod host_policy;
+mod hubble;
 mod identity;
 mod ingest;
 mod list;
 mod metrics;
 mod node;
 mod observe;
+mod personality;
 mod place;
 mod policy;
 mod preflight;
 mod printer;
+mod settings;
 mod status;
 mod target;
 mod tls;
@@ -30,6 +37,8 @@ mod version;
 mod watch;
 
 use crate::error::UsageError;
+use crate::personality::Personality;
+use crate::settings::Settings;
 
 /// Network observability and policy on an eBPF datapath of its own.
 #[derive(Parser)]
@@ -87,9 +96,25 @@ enum Command {
     /// Watch who the nodes of the cluster are.
     #[command(subcommand, visible_alias = "w")]
     Watch(watch::WatchCommand),
+    /// Show and change what is set in the environment and in the configuration file.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Be Hubble's client: its commands, defaults, output and exit codes (so is a link to this program called hubble).
+    #[command(
+        disable_help_flag = true,
+        after_help = "Examples:\n  specola hubble observe --server relay:4245 -f\n  ln -s specola /usr/local/bin/hubble"
+    )]
+    Hubble {
+        /// Arguments of hubble.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
     /// Print the version.
     Version(version::VersionArgs),
     /// Print a completion script for a shell.
+    #[command(
+        after_help = "Examples:\n  source <(specola completion bash)\n  specola completion zsh > ~/.zfunc/_specola"
+    )]
     Completion {
         /// The shell.
         #[arg(value_enum)]
@@ -98,17 +123,30 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = run(cli.command);
-    outcome.unwrap_or_else(|error| report(&error))
+    let arguments: Vec<OsString> = env::args_os().collect();
+    if Personality::of_program(arguments.first().map(OsString::as_os_str)) == Personality::Hubble {
+        return hubble::main(&arguments);
+    }
+    if arguments.get(1).is_some_and(|command| command == "hubble") {
+        return hubble::main(&arguments[1..]);
+    }
+    specola(&arguments).unwrap_or_else(|error| report(&error))
+}
+
+fn specola(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let settings = Settings::read(Personality::Specola, arguments)?;
+    let command = settings.apply(Cli::command())?;
+    let mut matches = command.get_matches_from(arguments);
+    let cli = Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
+    run(cli.command, &settings)
 }
 
 /// Runs the command; each makes its own runtime, as some must stay single-threaded.
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, settings: &Settings) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Observe(args) => observe::run(&args),
+        Command::Observe(args) => observe::run(&args, Personality::Specola),
         Command::Ingest(args) => ingest::run(&args),
-        Command::Status(args) => status::run(&args),
+        Command::Status(args) => status::run(&args, Personality::Specola),
         Command::Endpoint(command) => endpoint::run(command),
         Command::Identity(command) => identity::run(command),
         Command::Policy(command) => policy::run(command),
@@ -122,14 +160,26 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Relay(config) => run_relay(*config),
         Command::List(command) => list::run(&command),
         Command::Watch(command) => watch::run(&command),
-        Command::Version(args) => version::run(&args),
-        Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "specola", &mut script);
-            io::stdout().write_all(&script)?;
-            Ok(ExitCode::SUCCESS)
+        Command::Config(command) => config::run(&command, settings),
+        // Reached only when something stands before the word.
+        Command::Hubble { arguments } => {
+            Ok(hubble::main(&[OsString::from("hubble")].into_iter().chain(arguments).collect::<Vec<_>>()))
         }
+        Command::Version(args) => version::run(&args, Personality::Specola),
+        Command::Completion { shell } => completion(shell, Cli::command(), Personality::Specola),
     }
+}
+
+/// Prints the script that completes commands of the program.
+fn completion(
+    shell: clap_complete::Shell,
+    mut command: clap::Command,
+    personality: Personality,
+) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, personality.name(), &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_agent(config: specola_agent::AgentConfig) -> anyhow::Result<ExitCode> {
@@ -149,8 +199,18 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if error::is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    let text = format!("{error:#}").lines().map(printer::escape).collect::<Vec<_>>().join("\n");
+    let text = error::text(error);
     // Nobody is left to tell that nobody listens.
     let (Ok(()) | Err(_)) = writeln!(io::stderr(), "error: {text}");
     if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_of_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
 }

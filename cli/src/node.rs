@@ -8,10 +8,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 use specola_proto::specola::v1::agent_client::AgentClient;
 use tonic::Response;
-use tonic::transport::Channel;
 
 use crate::error::status_text;
-use crate::target::{AdminArgs, Target, Timeout};
+use crate::target::{AdminArgs, Connection, Target, Timeout};
 
 /// Form of the output of the commands that print once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -28,7 +27,7 @@ pub(crate) enum Output {
 pub(crate) struct Node {
     target: Target,
     timeout: Timeout,
-    client: AgentClient<Channel>,
+    client: AgentClient<Connection>,
 }
 
 impl Node {
@@ -65,7 +64,7 @@ impl Node {
     pub(crate) async fn call<T, F>(
         &mut self,
         what: &str,
-        call: impl FnOnce(AgentClient<Channel>) -> F,
+        call: impl FnOnce(AgentClient<Connection>) -> F,
     ) -> anyhow::Result<T>
     where
         F: Future<Output = Result<Response<T>, tonic::Status>>,

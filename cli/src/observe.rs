@@ -32,13 +32,14 @@ pub(crate) use time::{Layout, go_duration};
 use self::plan::Plan;
 use self::stream::NodeStream;
 use crate::error::UsageError;
+use crate::personality::Personality;
 use crate::printer::Printer;
 
 /// Runs the command.
 ///
 /// # Errors
 /// The arguments are wrong, no server can be reached, or a server refuses the request.
-pub(crate) fn run(args: &ObserveArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &ObserveArgs, personality: Personality) -> anyhow::Result<ExitCode> {
     if args.raw_filters.print_raw_filters {
         print_raw_filters(args)?;
         return Ok(ExitCode::SUCCESS);
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &ObserveArgs) -> anyhow::Result<ExitCode> {
         return attach::run(args, devices);
     }
     let targets = args.target.resolve()?;
-    let plan = Plan::new(args, jiff::Timestamp::now(), targets.len() > 1)?;
+    let plan = Plan::new(args, jiff::Timestamp::now(), targets.len() > 1, personality)?;
     let printer = Printer::new(plan.style, BufWriter::new(io::stdout()), io::stderr());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -59,12 +60,14 @@ pub(crate) fn run(args: &ObserveArgs) -> anyhow::Result<ExitCode> {
         let streams: Vec<_> = targets
             .into_iter()
             .map(|target| NodeStream::new(target, plan.request.clone(), args.target.timeout))
+            .map(|stream| if personality == Personality::Hubble { stream.once() } else { stream })
             .collect();
         if plan.request.follow {
-            follow::run(streams, printer, interrupt).await
-        } else {
-            history::run(streams, plan.limit, printer, interrupt).await
+            return follow::run(streams, printer, interrupt).await;
         }
+        let code = history::run(streams, plan.limit, printer, interrupt).await?;
+        let is_quiet = personality == Personality::Hubble && code == ExitCode::from(interrupt::INTERRUPTED);
+        Ok(if is_quiet { ExitCode::SUCCESS } else { code })
     })
 }
 

@@ -50,6 +50,12 @@ pub(crate) struct Style {
     pub(crate) color: bool,
     /// Print nothing on the error output.
     pub(crate) silent: bool,
+    /// Print what Hubble's client does not know: totals of connections, default deny.
+    pub(crate) extras: bool,
+    /// Print every state of nodes.
+    pub(crate) debug: bool,
+    /// Print flows as JSON without what is around them, as old clients did.
+    pub(crate) legacy_json: bool,
 }
 
 /// Writes flows to one output and states of nodes to another.
@@ -121,7 +127,11 @@ impl<O: Write, E: Write> Printer<O, E> {
     }
 
     fn print_json(&mut self, response: &GetFlowsResponse) -> io::Result<()> {
-        match serde_json::to_string(response) {
+        let json = match &response.response_types {
+            Some(ResponseTypes::Flow(flow)) if self.style.legacy_json => serde_json::to_string(flow),
+            _ => serde_json::to_string(response),
+        };
+        match json {
             Ok(json) => writeln!(self.out, "{json}"),
             Err(error) => self.note(&format!("cannot print a flow as JSON: {error}")),
         }
@@ -131,8 +141,8 @@ impl<O: Write, E: Write> Printer<O, E> {
         let time = self.style.time.format(flow.time);
         let ends = endpoint::Ends::of(flow, self.style.names);
         let kind = escape(&kind::text(flow));
-        let extension = summary::extension(flow);
-        let verdict = verdict::text(flow, extension.as_ref(), self.style.policy_names, self.paint);
+        let extension = self.style.extras.then(|| summary::extension(flow)).flatten();
+        let verdict = verdict::text(flow, extension.as_ref(), &self.style, self.paint);
         let summary = summary::text(flow, extension.as_ref(), self.paint);
         let node = escape(&flow.node_name);
         match self.style.form {
@@ -235,6 +245,12 @@ impl<O: Write, E: Write> Printer<O, E> {
             }
             Ok(NodeState::NodeError) => {
                 format!("Error {:?} on {nodes} nodes: {}", status.message, shortened(&status.node_names))
+            }
+            Ok(NodeState::NodeConnected) if self.style.debug => {
+                format!("Receiving flows from {nodes} nodes: {}", shortened(&status.node_names))
+            }
+            Ok(NodeState::NodeGone) if self.style.debug => {
+                format!("{nodes} nodes removed from cluster: {}", shortened(&status.node_names))
             }
             _ => return Ok(()),
         };

@@ -1,11 +1,11 @@
 //! `specola status`: flow servers and agents, of this machine, of one server, or of a sandbox.
 
-use std::env;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use specola_proto::observer::observer_client::ObserverClient;
 use specola_proto::observer::{ServerStatusRequest, ServerStatusResponse};
@@ -15,13 +15,17 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::error::status_text;
-use crate::node::{Node, Output, block_on, print_json, stdout};
+use crate::node::{Node, block_on, print_json, stdout};
+use crate::personality::Personality;
+use crate::printer::escape;
 use crate::target::{AdminArgs, Target, TargetArgs, Timeout, sandbox_nodes};
 
+mod forms;
 pub(crate) mod text;
 
 /// Arguments of `status`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     target: TargetArgs,
@@ -31,6 +35,21 @@ pub(crate) struct StatusArgs {
     /// Form of the output.
     #[arg(long, short, value_enum, default_value_t = Output::Compact)]
     output: Output,
+}
+
+/// Form of the output of `status`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people; says most.
+    Compact,
+    /// One field of the flow server per line.
+    Dict,
+    /// One JSON document.
+    #[value(alias = "jsonpb")]
+    Json,
+    /// One row per flow server.
+    #[value(alias = "tab")]
+    Table,
 }
 
 /// One node, and what to ask there.
@@ -62,14 +81,32 @@ struct Server {
 ///
 /// # Errors
 /// There is no such sandbox, or the output cannot be written. What does not work is shown, with exit code 1.
-pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &StatusArgs, personality: Personality) -> anyhow::Result<ExitCode> {
+    if personality == Personality::Hubble && args.target.sandbox.is_none() {
+        return block_on(as_hubble(args));
+    }
     let questions = questions(args)?;
-    let timeout = args.target.timeout;
-    let answers = block_on(async {
-        Ok(futures::future::join_all(questions.into_iter().map(|question| ask(question, timeout))).await)
-    })?;
+    let asked = questions.into_iter().map(|question| ask(question, &args.target));
+    let answers = block_on(async { Ok(futures::future::join_all(asked).await) })?;
     let mut out = stdout();
     match args.output {
+        Output::Dict => {
+            let servers: Vec<_> = answers.iter().filter_map(|answer| answer.server.as_ref()).collect();
+            for (at, server) in servers.iter().enumerate() {
+                if at > 0 {
+                    writeln!(out, "------------")?;
+                }
+                forms::dict(&mut out, &server.status)?;
+            }
+            complain(&answers)?;
+        }
+        Output::Table => {
+            let rows = answers.iter().filter_map(|answer| {
+                answer.server.as_ref().map(|server| (answer.name.as_str(), &server.status))
+            });
+            forms::table(rows, answers.len() > 1).write(&mut out)?;
+            complain(&answers)?;
+        }
         Output::Json => {
             let nodes: Vec<_> = answers.iter().map(Answer::json).collect();
             print_json(&mut out, &json!({ "nodes": nodes }))?;
@@ -90,6 +127,34 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(if answers.iter().all(Answer::is_healthy) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Errors of the forms that have no place for them.
+fn complain(answers: &[Answer]) -> io::Result<()> {
+    let mut errors = io::stderr().lock();
+    let mut texts = answers.iter().flat_map(|answer| &answer.errors);
+    texts.try_for_each(|error| writeln!(errors, "error: {}", escape(error)))
+}
+
+/// What Hubble's client shows: the flow server alone, and nothing but its health when it does not serve.
+async fn as_hubble(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let target = args.target.resolve()?.pop().context("there is no server to ask")?;
+    let server = ask_server(target, &args.target).await.context("failed getting status")?;
+    let mut out = stdout();
+    let is_healthy = server.health == ServingStatus::Serving;
+    if !is_healthy {
+        if args.output == Output::Compact {
+            text::print_health(&mut out, &server)?;
+        }
+        anyhow::bail!("not healthy");
+    }
+    match args.output {
+        Output::Compact => text::print_server(&mut out, &server)?,
+        Output::Dict => forms::dict(&mut out, &server.status)?,
+        Output::Table => forms::table([("", &server.status)].into_iter(), false).write(&mut out)?,
+        Output::Json => writeln!(out, "{}", serde_json::to_string(&server.status)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn questions(args: &StatusArgs) -> anyhow::Result<Vec<Question>> {
     if let Some(name) = &args.target.sandbox {
         let question = |node: crate::target::NodeSockets| Question {
@@ -100,8 +165,7 @@ fn questions(args: &StatusArgs) -> anyhow::Result<Vec<Question>> {
         };
         return Ok(sandbox_nodes(name)?.into_iter().map(question).collect());
     }
-    let named_server =
-        args.target.server.is_some() || env::var_os("HUBBLE_SERVER").is_some_and(|server| !server.is_empty());
+    let named_server = args.target.server.is_some();
     let ask_server = named_server || args.admin_socket.is_none();
     let ask_agent = args.admin_socket.is_some() || !named_server;
     let server = if ask_server { args.target.resolve()?.pop() } else { None };
@@ -111,17 +175,17 @@ fn questions(args: &StatusArgs) -> anyhow::Result<Vec<Question>> {
     Ok(vec![Question { name, server, agent, agent_is_optional: args.admin_socket.is_none() }])
 }
 
-async fn ask(question: Question, timeout: Timeout) -> Answer {
+async fn ask(question: Question, how: &TargetArgs) -> Answer {
     let mut answer =
         Answer { name: question.name, server: None, agent: None, errors: Vec::new(), notes: Vec::new() };
     if let Some(target) = question.server {
-        match ask_server(target, timeout).await {
+        match ask_server(target, how).await {
             Ok(server) => answer.server = Some(server),
             Err(error) => answer.errors.push(format!("failed getting status: {error:#}")),
         }
     }
     if let Some(target) = question.agent {
-        match ask_agent(target, timeout).await {
+        match ask_agent(target, how.timeout).await {
             Ok(agent) => answer.agent = Some(agent),
             Err(error) => {
                 let text = format!("failed getting the agent's status: {error:#}");
@@ -133,15 +197,15 @@ async fn ask(question: Question, timeout: Timeout) -> Answer {
     answer
 }
 
-async fn ask_server(target: Target, timeout: Timeout) -> anyhow::Result<Server> {
-    let channel = target.connect(timeout).await?;
+async fn ask_server(target: Target, how: &TargetArgs) -> anyhow::Result<Server> {
+    let channel = target.connect(how.timeout).await?;
     let answers = async {
         let request = HealthCheckRequest { service: HEALTH_SERVICE.to_owned() };
         let health = HealthClient::new(channel.clone()).check(request).await?.into_inner();
         let status = ObserverClient::new(channel).server_status(ServerStatusRequest {}).await?.into_inner();
         Ok::<_, tonic::Status>((health.status(), status))
     };
-    match tokio::time::timeout(timeout.0, answers).await {
+    match tokio::time::timeout(how.request_timeout.0, answers).await {
         Ok(Ok((health, status))) => Ok(Server { target: target.name, health, status }),
         Ok(Err(status)) => Err(anyhow::anyhow!("{}: {}", target.name, status_text(&status))),
         Err(_elapsed) => Err(anyhow::anyhow!("{}: no answer in time", target.name)),
@@ -178,6 +242,14 @@ impl Answer {
 
 /// What Hubble's clients ask the health service for.
 const HEALTH_SERVICE: &str = "hubble.server.Observer";
+
+const AFTER_HELP: &str = "\
+Examples:
+  specola status
+  specola status --sandbox shop
+  specola status --server tls://relay.example:443 -o json
+
+Exit codes: 0 everything is well; 1 something is not, or does not answer; 2 wrong usage.";
 
 #[cfg(test)]
 mod tests;

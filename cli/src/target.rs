@@ -1,16 +1,20 @@
 //! Where a command's answers come from: one server, or every node of a sandbox.
 
-use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::authorize::{Authorize, BasicAuthArgs};
 use crate::error::UsageError;
 use crate::tls::TlsArgs;
+
+/// A connection to a server.
+pub(crate) type Connection = InterceptedService<Channel, Authorize>;
 
 /// Unix socket of the local agent's flow API.
 const OBSERVER_SOCKET: &str = "/run/specola/observer.sock";
@@ -22,20 +26,35 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Which flow servers to ask.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Server")]
+#[command(next_help_heading = SERVER)]
 pub(crate) struct TargetArgs {
-    /// Flow server: unix:///path or host:port [env: HUBBLE_SERVER; default: the local agent's socket].
+    /// Flow server: unix:///path or host:port [default: the local agent's socket].
     #[arg(long, value_name = "ADDRESS", conflicts_with = "sandbox")]
     pub(crate) server: Option<String>,
     /// All nodes of this sandbox.
     #[arg(long, visible_alias = "name", value_name = "NAME")]
     pub(crate) sandbox: Option<String>,
     /// Time to wait for a connection.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration::<Timeout>)]
     pub(crate) timeout: Timeout,
+    /// Time to wait for an answer that is no stream.
+    #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = parse_duration::<RequestTimeout>)]
+    pub(crate) request_timeout: RequestTimeout,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
+    #[command(flatten)]
+    pub(crate) auth: BasicAuthArgs,
+    /// Configuration file [default: config.yaml in $XDG_CONFIG_HOME/specola or ~/.config/specola].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print more about servers and nodes on stderr.
+    #[arg(long, short = 'D')]
+    pub(crate) debug: bool,
 }
+
+/// Heading of the options that the environment and the configuration file can set, too.
+pub(crate) const SERVER: &str =
+    "Server (also as variables SPECOLA_SERVER, HUBBLE_SERVER and so on, and in the configuration file)";
 
 /// Which node agents to ask.
 #[derive(Args, Clone, Debug, Default)]
@@ -48,7 +67,7 @@ pub(crate) struct AdminArgs {
     #[arg(long, visible_alias = "name", value_name = "NAME")]
     pub(crate) sandbox: Option<String>,
     /// Time to wait for a connection and for an answer.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration::<Timeout>)]
     pub(crate) timeout: Timeout,
 }
 
@@ -59,6 +78,34 @@ pub(crate) struct Timeout(pub(crate) Duration);
 impl Default for Timeout {
     fn default() -> Self {
         Self(Duration::from_secs(5))
+    }
+}
+
+/// A time to wait for an answer, 12 seconds unless said otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestTimeout(pub(crate) Duration);
+
+impl Default for RequestTimeout {
+    fn default() -> Self {
+        Self(Duration::from_secs(12))
+    }
+}
+
+impl fmt::Display for RequestTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl From<Duration> for Timeout {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
+
+impl From<Duration> for RequestTimeout {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
     }
 }
 
@@ -75,6 +122,8 @@ pub(crate) struct Target {
     pub(crate) name: String,
     /// Where it listens.
     pub(crate) address: Address,
+    /// Who asks.
+    pub(crate) authorize: Authorize,
 }
 
 /// Where a server listens.
@@ -109,12 +158,13 @@ impl TargetArgs {
             let nodes = sandbox_nodes(name)?;
             return Ok(nodes.into_iter().map(|node| Target::unix(node.name, node.observer)).collect());
         }
-        let server = self
-            .server
-            .clone()
-            .or_else(|| env::var("HUBBLE_SERVER").ok().filter(|server| !server.is_empty()));
-        match server {
-            Some(server) => Ok(vec![Target { address: self.address(&server)?, name: server }]),
+        self.tls.check()?;
+        match &self.server {
+            Some(server) => {
+                let address = self.address(server)?;
+                let authorize = self.auth.authorize(matches!(address, Address::Tls(..)))?;
+                Ok(vec![Target { name: server.clone(), address, authorize }])
+            }
             None => {
                 Ok(vec![Target::unix(format!("unix://{OBSERVER_SOCKET}"), PathBuf::from(OBSERVER_SOCKET))])
             }
@@ -156,14 +206,14 @@ impl AdminArgs {
 impl Target {
     /// A server on a unix socket.
     pub(crate) fn unix(name: String, socket: PathBuf) -> Self {
-        Self { name, address: Address::Unix(socket) }
+        Self { name, address: Address::Unix(socket), authorize: Authorize::default() }
     }
 
     /// Connects.
     ///
     /// # Errors
     /// Nobody listens there; the text says what to do about it.
-    pub(crate) async fn connect(&self, timeout: Timeout) -> anyhow::Result<Channel> {
+    pub(crate) async fn connect(&self, timeout: Timeout) -> anyhow::Result<Connection> {
         let uri = match &self.address {
             Address::Unix(path) => format!("unix://{}", path.display()),
             Address::Tcp(address) | Address::Tls(address, _) => format!("http://{address}"),
@@ -179,7 +229,7 @@ impl Target {
             }
         };
         let cause = match tokio::time::timeout(timeout.0, connect).await {
-            Ok(Ok(channel)) => return Ok(channel),
+            Ok(Ok(channel)) => return Ok(InterceptedService::new(channel, self.authorize.clone())),
             Ok(Err(error)) => root_cause(error.as_ref()),
             Err(_elapsed) => format!("no answer within {timeout}"),
         };
@@ -262,11 +312,11 @@ pub(crate) fn sandbox_nodes(name: &str) -> anyhow::Result<Vec<NodeSockets>> {
 }
 
 /// Reads a duration such as `5s`, `500ms` or `1m30s`.
-fn parse_duration(text: &str) -> Result<Timeout, String> {
+fn parse_duration<T: From<Duration>>(text: &str) -> Result<T, String> {
     let nanos = crate::observe::go_duration(text).filter(|nanos| *nanos > 0);
     let nanos = nanos.and_then(|nanos| u64::try_from(nanos).ok());
     nanos
-        .map(|nanos| Timeout(Duration::from_nanos(nanos)))
+        .map(|nanos| Duration::from_nanos(nanos).into())
         .ok_or_else(|| "use a duration such as 5s".to_owned())
 }
 

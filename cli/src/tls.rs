@@ -14,31 +14,47 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::error::UsageError;
+use crate::target::SERVER;
+
 /// TLS of the connection to a flow server on a TCP address.
 #[derive(Args, Clone, Debug, Default, Eq, PartialEq)]
-#[command(next_help_heading = "Server")]
+#[command(next_help_heading = SERVER)]
 pub(crate) struct TlsArgs {
     /// Use TLS; so does an address that begins with tls://.
-    #[arg(long, env = "HUBBLE_TLS")]
+    #[arg(long)]
     pub(crate) tls: bool,
     /// Do not check the server's certificate.
-    #[arg(long, env = "HUBBLE_TLS_ALLOW_INSECURE")]
+    #[arg(long)]
     pub(crate) tls_allow_insecure: bool,
     /// Authorities (PEM) of the server's certificate, with commas [default: those of the system].
-    #[arg(long, value_name = "FILE", value_delimiter = ',', env = "HUBBLE_TLS_CA_CERT_FILES")]
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
     pub(crate) tls_ca_cert_files: Vec<PathBuf>,
     /// Own certificate (PEM), for servers that ask for one.
-    #[arg(long, value_name = "FILE", requires = "tls_client_key_file", env = "HUBBLE_TLS_CLIENT_CERT_FILE")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) tls_client_cert_file: Option<PathBuf>,
     /// Key (PEM) of the own certificate.
-    #[arg(long, value_name = "FILE", requires = "tls_client_cert_file", env = "HUBBLE_TLS_CLIENT_KEY_FILE")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) tls_client_key_file: Option<PathBuf>,
     /// Name in the server's certificate [default: the host of the address].
-    #[arg(long, value_name = "NAME", env = "HUBBLE_TLS_SERVER_NAME")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) tls_server_name: Option<String>,
 }
 
 impl TlsArgs {
+    /// Refuses options that say half of what they should.
+    ///
+    /// # Errors
+    /// There is a certificate without its key, or the other way round.
+    pub(crate) fn check(&self) -> Result<(), UsageError> {
+        if self.tls_client_cert_file.is_some() == self.tls_client_key_file.is_some() {
+            return Ok(());
+        }
+        Err(UsageError::text(
+            "invalid flag(s): certificate and private key are both required, but only one was provided",
+        ))
+    }
+
     /// Connects to `host:port`.
     ///
     /// # Errors
@@ -158,6 +174,7 @@ mod tests {
     use specola_proto::observer::{ServerStatusRequest, observer_client::ObserverClient};
 
     use super::*;
+    use crate::authorize::Authorize;
     use crate::target::{Address, Target, Timeout};
 
     const NAME: &str = "n1.default.hubble-grpc.cilium.io";
@@ -217,7 +234,7 @@ mod tests {
             (trusting(), Some("")),
         ] {
             let address = Address::Tls(address.clone(), Box::new(args.clone()));
-            let target = Target { name: "server".to_owned(), address };
+            let target = Target { name: "server".to_owned(), address, authorize: Authorize::default() };
             let asked = async {
                 let channel = target.connect(Timeout(Duration::from_secs(30))).await?;
                 ObserverClient::new(channel).server_status(ServerStatusRequest::default()).await?;

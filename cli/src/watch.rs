@@ -9,13 +9,17 @@ use specola_proto::peer::{ChangeNotification, ChangeNotificationType, NotifyRequ
 
 use crate::error::status_text;
 use crate::node::{block_on, stdout};
+use crate::printer::escape;
 use crate::target::TargetArgs;
 
 /// What to watch.
 #[derive(Subcommand)]
 pub(crate) enum WatchCommand {
     /// The nodes that a node's peer service names, and their changes.
-    #[command(visible_alias = "peer")]
+    #[command(
+        visible_alias = "peer",
+        after_help = "Examples:\n  specola watch peers --server unix:///run/specola/observer.sock"
+    )]
     Peers(WatchArgs),
 }
 
@@ -54,6 +58,31 @@ fn line(change: &ChangeNotification) -> String {
         ChangeNotificationType::PeerUpdated => "PEER_UPDATED",
         ChangeNotificationType::Unknown => "UNKNOWN",
     };
-    let tls = change.tls.as_ref().map(|tls| format!(" (TLS.ServerName: {})", tls.server_name));
-    format!("{kind:<12} {} {}{}", change.address, change.name, tls.unwrap_or_default())
+    let tls = change.tls.as_ref().map(|tls| format!(" (TLS.ServerName: {})", escape(&tls.server_name)));
+    format!("{kind:<12} {} {}{}", escape(&change.address), escape(&change.name), tls.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use specola_proto::peer::Tls;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_hubbles() {
+        let change = ChangeNotification {
+            name: "c/k8s1".to_owned(),
+            address: "10.0.0.8:4244".to_owned(),
+            r#type: ChangeNotificationType::PeerAdded.into(),
+            tls: None,
+        };
+        assert_eq!(line(&change), "PEER_ADDED   10.0.0.8:4244 c/k8s1");
+        let tls = Some(Tls { server_name: "k8s1.c.hubble-grpc.cilium.io".to_owned() });
+        let deleted =
+            ChangeNotification { r#type: ChangeNotificationType::PeerDeleted.into(), tls, ..change };
+        assert_eq!(
+            line(&deleted),
+            "PEER_DELETED 10.0.0.8:4244 c/k8s1 (TLS.ServerName: k8s1.c.hubble-grpc.cilium.io)"
+        );
+    }
 }

@@ -11,6 +11,7 @@ use super::args::ObserveArgs;
 use super::plan::Plan;
 use super::stream::NodeStream;
 use super::{follow, interrupt};
+use crate::personality::Personality;
 use crate::printer::Printer;
 use crate::target::Target;
 
@@ -19,7 +20,7 @@ use crate::target::Target;
 /// # Errors
 /// The arguments are wrong, or programs cannot be attached.
 pub(super) fn run(args: &ObserveArgs, devices: &Devices) -> anyhow::Result<ExitCode> {
-    let mut plan = Plan::new(args, jiff::Timestamp::now(), false)?;
+    let mut plan = Plan::new(args, jiff::Timestamp::now(), false, Personality::Specola)?;
     plan.request.follow = true;
     // All flows since the programs were attached.
     plan.request.number = u64::MAX;

@@ -9,6 +9,7 @@ use super::filter::{self, Filters};
 use super::flags::FilterFlags;
 use super::time;
 use crate::error::UsageError;
+use crate::personality::Personality;
 use crate::printer::{Form, Style};
 
 /// Everything `observe` needs to know, checked.
@@ -41,6 +42,7 @@ impl Plan {
         args: &ObserveArgs,
         now: jiff::Timestamp,
         several_nodes: bool,
+        personality: Personality,
     ) -> Result<Self, UsageError> {
         check_format(args)?;
         let filters = filters(&args.filters, &args.raw_filters)?;
@@ -51,8 +53,9 @@ impl Plan {
             follow: args.selection.follow,
             whitelist: filters.allow,
             blacklist: filters.deny,
-            field_mask: field_mask(args),
-            extensions: Some(Any::pack(&FlowRequestOptions { extension: true })),
+            field_mask: field_mask(args, personality),
+            extensions: (personality == Personality::Specola)
+                .then(|| Any::pack(&FlowRequestOptions { extension: true })),
             ..GetFlowsRequest::default()
         };
         if let Some(since) = &args.selection.since {
@@ -67,7 +70,12 @@ impl Plan {
         if ranged && matches!(limit, Limit::Last(_)) {
             request.number = 0;
         }
-        Ok(Self { request, limit, style: style(&args.format, several_nodes) })
+        let style = Style {
+            extras: personality == Personality::Specola,
+            debug: args.target.debug,
+            ..style(&args.format, several_nodes)
+        };
+        Ok(Self { request, limit, style })
     }
 }
 
@@ -131,12 +139,13 @@ fn limit(selection: &SelectionArgs) -> Result<(u64, Limit), UsageError> {
     }
 }
 
-fn field_mask(args: &ObserveArgs) -> Option<FieldMask> {
+fn field_mask(args: &ObserveArgs, personality: Personality) -> Option<FieldMask> {
     if !args.format.field_mask.is_empty() {
         return Some(args.format.field_mask.iter().map(|path| path.trim()).collect());
     }
     let masked = args.format.use_default_field_masks && !args.format.output.is_json();
-    masked.then(|| SHOWN_FIELDS.iter().copied().collect())
+    let shown = |field: &&str| personality == Personality::Specola || *field != "extensions";
+    masked.then(|| SHOWN_FIELDS.iter().copied().filter(shown).collect())
 }
 
 pub(crate) fn style(format: &FormatArgs, several_nodes: bool) -> Style {
@@ -153,8 +162,14 @@ pub(crate) fn style(format: &FormatArgs, several_nodes: bool) -> Style {
         time: format.time_format,
         color: format.color.resolve(),
         silent: format.silent_errors,
+        extras: true,
+        debug: false,
+        legacy_json: std::env::var_os(COMPATIBILITY).is_some_and(|modes| modes == "legacy-json-output"),
     }
 }
+
+/// Hubble's switch for old forms of the output.
+const COMPATIBILITY: &str = "HUBBLE_COMPAT";
 
 const DEFAULT_NUMBER: u64 = 20;
 

@@ -9,11 +9,10 @@ use specola_proto::observer::get_flows_response::ResponseTypes;
 use specola_proto::observer::observer_client::ObserverClient;
 use specola_proto::observer::{GetFlowsRequest, GetFlowsResponse};
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::error::status_text;
-use crate::target::{Target, Timeout};
+use crate::target::{Connection, Target, Timeout};
 
 /// What comes from one server.
 #[derive(Debug)]
@@ -30,19 +29,27 @@ pub(crate) struct NodeStream {
     target: Target,
     request: GetFlowsRequest,
     timeout: Timeout,
+    /// Whether a lost connection is made anew.
+    reconnects: bool,
 }
 
 /// A server that is connected.
 #[derive(Debug)]
 pub(crate) struct Connected {
     stream: NodeStream,
-    client: ObserverClient<Channel>,
+    client: ObserverClient<Connection>,
 }
 
 impl NodeStream {
     /// Makes one; nothing is sent yet.
     pub(crate) const fn new(target: Target, request: GetFlowsRequest, timeout: Timeout) -> Self {
-        Self { target, request, timeout }
+        Self { target, request, timeout, reconnects: true }
+    }
+
+    /// The same with one connection only: when it is lost, that is an error.
+    pub(crate) const fn once(mut self) -> Self {
+        self.reconnects = false;
+        self
     }
 
     /// Name of the server.
@@ -102,7 +109,7 @@ impl Connected {
     /// Sends answers until the receiver is gone; asks again when the connection is lost.
     ///
     /// # Errors
-    /// The server refuses the request.
+    /// The server refuses the request, or the only connection is lost.
     pub(crate) async fn follow(&mut self, events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
         let mut progress = Progress::default();
         let mut backoff = Backoff::default();
@@ -111,8 +118,9 @@ impl Connected {
             let request = progress.resume(&self.stream.request);
             let reason = match self.pass_on(request, Some(&mut progress), events).await {
                 Ok(End::Unwanted) => return Ok(()),
+                Ok(End::Finished) if !self.stream.reconnects => return Ok(()),
                 Ok(End::Finished) => "the server ended the stream".to_owned(),
-                Err(status) if is_refusal(&status) => {
+                Err(status) if is_refusal(&status) || !self.stream.reconnects => {
                     anyhow::bail!("{}: {}", self.stream.name(), status_text(&status))
                 }
                 Err(status) => status_text(&status),

@@ -9,6 +9,7 @@ use super::interrupt::Interrupt;
 use super::plan::Limit;
 use super::stream::NodeStream;
 use super::{Layout, follow, history};
+use crate::authorize::Authorize;
 use crate::printer::{Form, Printer, Style};
 use crate::target::{Address, Target, Timeout};
 
@@ -20,6 +21,9 @@ const STYLE: Style = Style {
     time: Layout::StampMilli,
     color: false,
     silent: false,
+    extras: true,
+    debug: false,
+    legacy_json: false,
 };
 
 /// An output that can be read while it is written.
@@ -50,7 +54,8 @@ impl Shared {
 }
 
 fn stream(name: &str, address: std::net::SocketAddr, request: &GetFlowsRequest) -> NodeStream {
-    let target = Target { name: name.to_owned(), address: Address::Tcp(address.to_string()) };
+    let address = Address::Tcp(address.to_string());
+    let target = Target { name: name.to_owned(), address, authorize: Authorize::default() };
     NodeStream::new(target, request.clone(), Timeout::default())
 }
 

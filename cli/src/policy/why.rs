@@ -108,7 +108,13 @@ async fn why(args: &WhyArgs) -> anyhow::Result<ExitCode> {
 async fn asked(args: &WhyArgs) -> anyhow::Result<Vec<Asked>> {
     if !args.flow.is_empty() {
         let (server, sandbox) = (args.server.clone(), args.admin.sandbox.clone());
-        let servers = TargetArgs { server, sandbox, timeout: args.admin.timeout, tls: args.tls.clone() };
+        let servers = TargetArgs {
+            server,
+            sandbox,
+            timeout: args.admin.timeout,
+            tls: args.tls.clone(),
+            ..TargetArgs::default()
+        };
         return asked_by_flows(&servers, &args.flow).await;
     }
     let (Some(from), Some(to), Some(port)) = (&args.from, &args.to, &args.port) else {

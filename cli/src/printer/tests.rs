@@ -79,6 +79,9 @@ const COMPACT: Style = Style {
     time: Layout::StampMilli,
     color: false,
     silent: false,
+    extras: true,
+    debug: false,
+    legacy_json: false,
 };
 
 const WITH_POLICIES: Style = Style { policy_names: true, ..COMPACT };

@@ -6,15 +6,10 @@ use specola_proto::specola::v1::FlowExtension;
 
 use super::kind::is_policy_verdict;
 use crate::color::{Color, Paint};
-use crate::printer::escape;
+use crate::printer::{Style, escape};
 
 /// `FORWARDED`, `DENIED BY p1 (CiliumNetworkPolicy), p2 (NetworkPolicy)`, `DENIED BY default deny of p1 (...)`.
-pub(super) fn text(
-    flow: &Flow,
-    extension: Option<&FlowExtension>,
-    policy_names: bool,
-    paint: Paint,
-) -> String {
+pub(super) fn text(flow: &Flow, extension: Option<&FlowExtension>, style: &Style, paint: Paint) -> String {
     let verdict = Verdict::try_from(flow.verdict);
     let name = match verdict {
         Ok(Verdict::Forwarded | Verdict::Redirected) if is_policy_verdict(flow) => "ALLOWED".to_owned(),
@@ -30,18 +25,18 @@ pub(super) fn text(
         _ => return name,
     };
     let name = paint.color(color, &name);
-    match by(flow, extension).filter(|_| policy_names) {
+    match by(flow, extension, style.extras).filter(|_| style.policy_names) {
         Some(policies) => format!("{name} BY {policies}"),
         None => name,
     }
 }
 
-fn by(flow: &Flow, extension: Option<&FlowExtension>) -> Option<String> {
+fn by(flow: &Flow, extension: Option<&FlowExtension>, extras: bool) -> Option<String> {
     let denied: Vec<_> = flow.egress_denied_by.iter().chain(&flow.ingress_denied_by).collect();
     if !denied.is_empty() {
         let by_default = extension.is_some_and(|extension| extension.default_deny)
             || flow.drop_reason_desc == i32::from(DropReason::POLICY_DENIED.0);
-        let prefix = if by_default { "default deny of " } else { "" };
+        let prefix = if by_default && extras { "default deny of " } else { "" };
         return Some(format!("{prefix}{}", joined(&denied)));
     }
     let allowed: Vec<_> = flow.egress_allowed_by.iter().chain(&flow.ingress_allowed_by).collect();

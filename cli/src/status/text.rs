@@ -31,12 +31,24 @@ pub(super) fn print(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     Ok(())
 }
 
-fn print_server(out: &mut impl Write, server: &Server) -> io::Result<()> {
+/// Prints whether the server serves.
+///
+/// # Errors
+/// The output cannot be written.
+pub(super) fn print_health(out: &mut impl Write, server: &Server) -> io::Result<()> {
     let health = match server.health {
         ServingStatus::Serving => "Ok".to_owned(),
         other => format!("Unavailable: {}", other.as_str_name()),
     };
-    writeln!(out, "Healthcheck (via {}): {health}", escape(&server.target))?;
+    writeln!(out, "Healthcheck (via {}): {health}", escape(&server.target))
+}
+
+/// Prints what a flow server says of itself.
+///
+/// # Errors
+/// The output cannot be written.
+pub(super) fn print_server(out: &mut impl Write, server: &Server) -> io::Result<()> {
+    print_health(out, server)?;
     let status = &server.status;
     let fill =
         ratio(status.num_flows, status.max_flows).map_or_else(String::new, |fill| format!(" ({fill:.2}%)"));
@@ -194,7 +206,8 @@ fn packet_counts(counts: &[&DropCount]) -> Columns {
     table
 }
 
-fn flows_rate(status: &ServerStatusResponse) -> String {
+/// Flows per second: those of the last moments, else the mean since the start.
+pub(super) fn flows_rate(status: &ServerStatusResponse) -> String {
     if status.flows_rate > 0.0 {
         return format!("{:.2}", status.flows_rate);
     }
@@ -224,8 +237,8 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// `1h2m3s`.
-fn duration(nanos: u64) -> String {
+/// `1h2m3s`, as Go writes it.
+pub(super) fn duration(nanos: u64) -> String {
     let seconds = nanos / 1_000_000_000;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match (hours, minutes) {

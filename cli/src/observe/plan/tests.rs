@@ -15,7 +15,7 @@ fn plan(line: &str) -> Result<Plan, String> {
     let words = std::iter::once("observe").chain(line.split_whitespace());
     let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
     let now = jiff::Timestamp::from_second(NOW).unwrap();
-    Plan::new(&line.args, now, false).map_err(|error: UsageError| error.to_string())
+    Plan::new(&line.args, now, false, Personality::Specola).map_err(|error: UsageError| error.to_string())
 }
 
 /// The white and the black list of the request, as JSON lines.
