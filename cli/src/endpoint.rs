@@ -1,5 +1,7 @@
 //! `specola endpoint`.
 
+mod redirect;
+
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -164,6 +166,10 @@ fn print_one(out: &mut impl Write, found: &GetEndpointResponse, output: Output) 
     if !found.policy.is_empty() {
         writeln!(out)?;
         policy_table(&found.policy).write(out)?;
+    }
+    if !found.redirects.is_empty() {
+        writeln!(out)?;
+        redirect::table(&found.redirects).write(out)?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use self::subject::SubjectState;
 use crate::identities::{IdentityTable, NamedPorts};
 use crate::map_state::{Diff, MapState};
 use crate::objects::{CidrGroup, Service};
+use crate::redirect::{Redirect, redirects_of};
 use crate::repository::{CompiledRule, Repository};
 use crate::resolve::{EndpointPolicy, ResolveError, Subject, peers_with_names};
 use crate::rule::{PolicyObject, PolicyRef};
@@ -210,6 +211,15 @@ impl Engine {
             Some(error) => Err(error),
             None => Ok(SubjectPolicy { state }),
         })
+    }
+
+    /// What a proxy must know of the subject's connections; changes only together with its policy. Nothing while the
+    /// policy has an error.
+    pub fn redirects(&self, id: SubjectId) -> Vec<Redirect> {
+        let Some(state) = self.state(id).filter(|state| state.error.is_none()) else { return Vec::new() };
+        let slots = state.rules.iter().filter_map(|rule| self.rules.get(*rule));
+        let rules: Vec<&CompiledRule> = slots.map(|slot| &*slot.rule).collect();
+        redirects_of(&self.repository, &rules, &state.subject, &self.identities)
     }
 
     /// Number of the subject's policy; grows with each change, also to and from one that does not fit.

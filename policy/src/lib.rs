@@ -17,6 +17,7 @@ mod identities;
 mod map_state;
 mod objects;
 mod origin;
+mod redirect;
 mod repository;
 pub mod request;
 mod resolve;
@@ -38,6 +39,7 @@ pub use map_state::{
 };
 pub use objects::{CidrGroup, Service};
 pub use origin::{Origin, OriginKind, OriginSet, Section};
+pub use redirect::{Grant, Redirect, RedirectPeers, redirects};
 pub use repository::{Repository, StoredPolicy};
 pub use resolve::{EndpointPolicy, ResolveError, Subject, resolve};
 pub use rule::{PolicyKind, PolicyObject, PolicyRef};

@@ -169,6 +169,11 @@ impl OriginSet {
         self.0.origins.iter().map(AsRef::as_ref)
     }
 
+    /// The same as [`Self::iter`], to be kept.
+    pub(crate) fn shared(&self) -> impl ExactSizeIterator<Item = &Arc<Origin>> {
+        self.0.origins.iter()
+    }
+
     /// Number of origins.
     pub fn len(&self) -> usize {
         self.0.origins.len()

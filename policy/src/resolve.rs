@@ -76,6 +76,11 @@ pub enum ResolveError {
         /// Parser of the other rule.
         second: String,
     },
+    /// One port and peer with TLS material from two places.
+    #[error(
+        "cannot merge conflicting TLS contexts for the same peer and port; name the same secrets in both rules"
+    )]
+    ConflictingTls,
     /// One port and peer with two authentication modes.
     #[error("cannot merge conflicting authentication modes for the same peer and port; use one of them")]
     ConflictingAuth,

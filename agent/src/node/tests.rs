@@ -17,6 +17,7 @@ use crate::store::DirectoryStore;
 mod identities;
 mod notices;
 mod overflow;
+mod redirects;
 mod revisions;
 mod takeover;
 

@@ -1,6 +1,7 @@
 //! What the admin API and the metrics show.
 
 mod policies;
+mod redirects;
 mod status;
 
 use std::collections::BTreeMap;
@@ -78,6 +79,7 @@ impl Node {
         let mut response = pb::GetEndpointResponse { endpoint: Some(shown), ..Default::default() };
         if let Some((subject, revision)) = selected {
             response.policies = self.show_applied(subject, revision);
+            response.redirects = self.show_redirects(subject);
         }
         if let Some(policy) = policy {
             response.policy = self.show_entries(slot);

@@ -1,5 +1,7 @@
 use get_endpoint_request::Key;
 use insta::assert_snapshot;
+use specola_proto::specola::v1::request_rules::Rules;
+use specola_proto::specola::v1::{HttpRule, HttpRules, Redirect, RedirectGrant, RequestRules};
 
 use super::*;
 
@@ -91,6 +93,7 @@ fn one_endpoint_shows_its_policy() {
             revision: 4,
             realized: false,
         }],
+        redirects: Vec::new(),
     };
     let mut out = Vec::new();
     print_one(&mut out, &found, Output::Compact).unwrap();
@@ -125,4 +128,36 @@ fn one_endpoint_shows_its_policy() {
     let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(json["endpoint"]["pod"]["name"], "backend");
     assert_eq!(json["policy"][0]["first_port"], 8080);
+}
+
+#[test]
+fn requests_that_may_pass_are_a_table() {
+    let http = |method: &str, path: Option<&str>| HttpRule {
+        method: Some(method.to_owned()),
+        path: path.map(str::to_owned),
+        ..HttpRule::default()
+    };
+    let http = Rules::Http(HttpRules { rules: vec![http("GET", Some("/a/.*")), http("HEAD", None)] });
+    let ruled = RedirectGrant {
+        identities: vec![257, 2],
+        parser: "http".to_owned(),
+        rules: vec![RequestRules { rules: Some(http) }],
+        origins: vec![origin("backend", "ingress")],
+        ..RedirectGrant::default()
+    };
+    let open = RedirectGrant { any_peer: true, all_requests: true, ..RedirectGrant::default() };
+    let redirect = Redirect {
+        direction: "ingress".to_owned(),
+        protocol: 6,
+        first_port: 80,
+        last_port: 89,
+        grants: vec![ruled, open],
+    };
+    let mut out = Vec::new();
+    redirect::table(&[redirect]).write(&mut out).unwrap();
+    assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+    REDIRECT   PROTOCOL   PORT    PEERS          PARSER   REQUESTS            ORIGIN
+    ingress    tcp        80-89   ID:257,world   http     GET /a/.* or HEAD   CiliumNetworkPolicy shop/backend ingress[0]
+    ingress    tcp        80-89   any            -        all
+    ");
 }

@@ -1,6 +1,7 @@
 //! What an entry asks of protocol and port, as blocks that the map has keys for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use specola_labels::NumericIdentity;
 
@@ -42,6 +43,7 @@ struct Requests {
     parser: ParserKind,
     /// Rank among redirects; the lower number wins.
     priority: u8,
+    rules: Arc<L7Rules>,
 }
 
 impl Atoms {
@@ -55,7 +57,7 @@ impl Atoms {
                 .extend(types.iter().map(|icmp| plain(icmp.family.number(), icmp.icmp_type.into(), 16))),
             L4::Ports(ports) => {
                 for port in ports {
-                    let requests = port.l7.as_deref().map(Requests::new);
+                    let requests = port.l7.as_ref().map(Requests::new);
                     for proto in port.protocol.numbers() {
                         atoms.add_port(*proto, &port.port, requests.as_ref());
                     }
@@ -119,8 +121,8 @@ impl NamedAtom {
 }
 
 impl Requests {
-    fn new(rules: &L7Rules) -> Self {
-        Self { parser: rules.parser(), priority: rules.priority() }
+    fn new(rules: &Arc<L7Rules>) -> Self {
+        Self { parser: rules.parser(), priority: rules.priority(), rules: Arc::clone(rules) }
     }
 }
 
@@ -182,6 +184,8 @@ impl CompiledEntry {
 #[derive(Debug, Default)]
 struct Agreed {
     parser: Option<ParserKind>,
+    /// Rules with the TLS secrets that the first of them names.
+    tls: Option<Arc<L7Rules>>,
     auth: Option<AuthMode>,
 }
 
@@ -224,6 +228,12 @@ impl Agreed {
             }
             (first, second) => first.or(second),
         };
+        if let Some(requests) = requests.filter(|requests| requests.rules.tls_secrets().is_some()) {
+            let known = self.tls.get_or_insert_with(|| Arc::clone(&requests.rules));
+            if known.tls_secrets() != requests.rules.tls_secrets() {
+                return Err(ResolveError::ConflictingTls);
+            }
+        }
         if self.auth.is_some() && auth.is_some() && self.auth != auth {
             return Err(ResolveError::ConflictingAuth);
         }

@@ -1,5 +1,7 @@
 //! Names of DNS, in `toFQDNs` and in DNS rules.
 
+use std::hash::{Hash, Hasher};
+
 use regex::Regex;
 use specola_labels::{Label, source};
 
@@ -59,6 +61,11 @@ impl DnsRule {
         Label::new(source::FQDN, &self.text, "")
     }
 
+    /// Whether the text is a pattern, not a name.
+    pub const fn is_pattern(&self) -> bool {
+        self.pattern.is_some()
+    }
+
     /// The name or pattern.
     pub fn text(&self) -> &str {
         &self.text
@@ -72,6 +79,12 @@ impl PartialEq for DnsRule {
 }
 
 impl Eq for DnsRule {}
+
+impl Hash for DnsRule {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.text, self.pattern.is_some()).hash(state);
+    }
+}
 
 fn check(text: &str, allowed: impl Fn(char) -> bool) -> Result<(), InvalidDnsRule> {
     if text.is_empty() || !text.chars().all(allowed) {

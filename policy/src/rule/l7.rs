@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::dns::DnsRule;
-use super::tls::{Listener, TlsRules};
+use super::tls::{Listener, TlsContext, TlsRules};
 
 /// Request rules of one port, all of one family. An empty list lets every request through.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,7 +46,7 @@ pub enum ParserKind {
 }
 
 /// All given fields must match the whole value.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct HttpRule {
     /// Regular expression of the path with its query.
     pub path: Option<String>,
@@ -61,7 +61,7 @@ pub struct HttpRule {
 }
 
 /// One element of `headerMatches`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct HeaderMatch {
     /// Header name.
     pub name: String,
@@ -74,7 +74,7 @@ pub struct HeaderMatch {
 }
 
 /// What to do with a header that does not match.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum MismatchAction {
     /// Log only.
     Log,
@@ -87,7 +87,7 @@ pub enum MismatchAction {
 }
 
 /// All given fields must match.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct KafkaRule {
     /// Request kinds; empty: every one.
     pub api_keys: Vec<i16>,
@@ -111,6 +111,13 @@ impl L7Rules {
             (_, ParserKind::Dns) => 121,
             (_, ParserKind::Listener(_)) => Listener::DEFAULT_PRIORITY,
         }
+    }
+
+    /// Secrets for the client's side and for the proxy's own side of TLS; none where no rule names one.
+    pub fn tls_secrets(&self) -> Option<[Option<&TlsContext>; 2]> {
+        let Self::Tls(tls) = self else { return None };
+        let secrets = [tls.terminating.as_ref(), tls.originating.as_ref()];
+        secrets.iter().any(Option::is_some).then_some(secrets)
     }
 
     /// Family of the rules.

@@ -19,7 +19,7 @@ pub struct TlsRules {
 }
 
 /// One element of `serverNames`: a name, `*.name` for one label more, `**.name` for one or more.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ServerName(DnsRule);
 
 /// Where TLS material is kept.
