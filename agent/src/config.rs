@@ -2,6 +2,7 @@
 
 mod flows;
 mod language;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,12 +12,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use specola_datapath::AttachMode;
-use specola_flow_server::TlsFiles;
 use specola_policy::Mode;
 use specola_telemetry::LogFormat;
 
 pub use self::flows::{FlowExportConfig, FlowMetricsConfig, RedactionConfig};
 pub use self::language::{LocalhostRule, PolicyLanguage};
+pub use self::tls::{MetricsTls, ObserverTls, TlsVersion};
 use crate::host::Devices;
 
 /// Settings of one agent. The defaults suit a plain host.
@@ -51,6 +52,8 @@ pub struct AgentConfig {
     /// TCP address of /metrics, /healthz and /readyz, or none [default: 0.0.0.0:9965, with --devices 127.0.0.1:9965].
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<Listen>,
+    #[command(flatten)]
+    pub metrics_tls: MetricsTls,
     /// Directory in a bpffs for pinned maps and links.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/specola/default/local")]
     pub pin_dir: PathBuf,
@@ -100,7 +103,8 @@ pub struct AgentConfig {
     pub ring_size: usize,
     /// Room for drops and errors that newer flows of other kinds do not overwrite, % of the ring's size, rounded up to a
     /// power of two; 0 = none.
-    #[arg(long, value_name = "PERCENT", default_value_t = 25, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, value_name = "PERCENT", env = "SPECOLA_RING_PROTECTED_PERCENT", default_value_t = 25,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
     pub ring_protected_percent: u8,
     /// Memory for requests, responses and names of flows, MiB; the oldest ones make room.
     #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65536))]
@@ -134,49 +138,6 @@ pub struct AgentConfig {
     /// How long a shutdown may take before tasks are aborted, seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub drain_timeout: Duration,
-}
-
-/// TLS of the flow API's TCP address. The files are read again when they change.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct ObserverTls {
-    /// Certificate (PEM) of the flow API's TCP address; without it the port is plaintext.
-    #[arg(long, value_name = "FILE", requires = "observer_tls_key_file")]
-    pub observer_tls_cert_file: Option<PathBuf>,
-    /// Key (PEM) of the certificate.
-    #[arg(long, value_name = "FILE", requires = "observer_tls_cert_file")]
-    pub observer_tls_key_file: Option<PathBuf>,
-    /// Authorities (PEM) of client certificates: clients of the TCP address must have one. Several with commas.
-    #[arg(long, value_name = "FILE", value_delimiter = ',', requires = "observer_tls_cert_file")]
-    pub observer_tls_client_ca_files: Vec<PathBuf>,
-    /// Lowest version of TLS that is accepted.
-    #[arg(long, value_enum, default_value_t = TlsVersion::V1_3, requires = "observer_tls_cert_file")]
-    pub observer_tls_min_version: TlsVersion,
-}
-
-/// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
-pub enum TlsVersion {
-    /// TLS 1.2.
-    #[value(name = "1.2")]
-    V1_2,
-    /// TLS 1.3.
-    #[default]
-    #[value(name = "1.3")]
-    V1_3,
-}
-
-impl ObserverTls {
-    /// The files; `None` without a certificate.
-    pub(crate) fn files(&self) -> Option<TlsFiles> {
-        let (certificate, key) =
-            self.observer_tls_cert_file.clone().zip(self.observer_tls_key_file.clone())?;
-        Some(TlsFiles {
-            certificate,
-            key,
-            client_authorities: self.observer_tls_client_ca_files.clone(),
-            allow_tls12: self.observer_tls_min_version == TlsVersion::V1_2,
-        })
-    }
 }
 
 impl AgentConfig {
@@ -438,6 +399,8 @@ mod tests {
             ["--mtu", "100"],
             ["--policy-mode", "sometimes"],
             ["--observer-tls-cert-file", "x"],
+            ["--metrics-tls-key-file", "x"],
+            ["--metrics-tls-client-ca-files", "x"],
             ["--observer-tls-min-version", "1.1"],
             ["--conntrack-tcp-entries", "1000"],
             ["--devices", "auto,eth0"],

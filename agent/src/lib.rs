@@ -40,8 +40,8 @@ mod warnings;
 
 pub use cleanup::{Cleanup, CleanupPlan};
 pub use config::{
-    AgentConfig, Attach, FlowExportConfig, FlowMetricsConfig, Listen, LocalhostRule, LogForm, PolicyLanguage,
-    PolicyMode, PolicyOverflow, RedactionConfig,
+    AgentConfig, Attach, FlowExportConfig, FlowMetricsConfig, Listen, LocalhostRule, LogForm, MetricsTls,
+    ObserverTls, PolicyLanguage, PolicyMode, PolicyOverflow, RedactionConfig, TlsVersion,
 };
 pub use host::{Devices, HostPolicy, HostPolicyState, Look};
 pub use ingest::{Ingest, IngestOptions, IngestReport, Ingested};

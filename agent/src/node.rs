@@ -55,7 +55,7 @@ use crate::identity::LocalIdentities;
 use crate::ipam::Ipam;
 use crate::metrics::AgentMetrics;
 use crate::revision::Revisions;
-use crate::store::{Contents, NodeSpec, Store};
+use crate::store::{Contents, FlowApi, NodeSpec, Store};
 use crate::warnings::Warnings;
 
 /// What does not change while the agent runs.
@@ -75,6 +75,8 @@ pub(crate) struct NodeSettings {
     pub(crate) local_ips: Vec<IpAddr>,
     pub(crate) mtu: u32,
     pub(crate) devices: NodeDevices,
+    /// Where this node serves flows.
+    pub(crate) flow_api: FlowApi,
     pub(crate) endpoints_dir: PathBuf,
     /// How the node itself is looked after; none = only its pods are.
     pub(crate) host: Option<HostSettings>,

@@ -15,7 +15,7 @@ pub(crate) use directory::{DirectoryStore, is_object_name};
 pub(crate) use none::NoStore;
 pub(crate) use objects::{
     Addressing, CiliumEndpoint, CiliumIdentity, CiliumNode, Direction, EndpointIdentity, EndpointStatus,
-    ExternalIdentifiers, NamedPort, Networking, NodeAddress, NodeSpec, ObjectMeta,
+    ExternalIdentifiers, FlowApi, NamedPort, Networking, NodeAddress, NodeSpec, ObjectMeta,
 };
 
 use crate::persist::PersistError;

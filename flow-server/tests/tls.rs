@@ -19,8 +19,10 @@ use rustls::{
 use specola_directory::directory;
 use specola_flow::{InstanceId, NodeInfo};
 use specola_flow_server::{Config, ListenConfig, ListenError, Listeners, TlsFiles, flow_server};
-use specola_lifecycle::{DrainTrigger, drain};
+use specola_lifecycle::{DrainTrigger, Readiness, drain};
 use specola_proto::observer::{ServerStatusRequest, observer_client::ObserverClient};
+use specola_serve::{HttpListener, HttpServer, Scrapes};
+use specola_telemetry::Metrics;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -184,6 +186,68 @@ async fn new_certificates_are_taken_up_and_bad_ones_are_not() {
         }
     };
     tokio::time::timeout(PATIENCE, changed).await.expect("the new certificate is shown");
+}
+
+/// Asks for a page over TLS.
+async fn get(address: SocketAddr, mut config: ClientConfig, path: &str) -> std::io::Result<String> {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(NAME).unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn metrics_are_served_over_tls_and_scrapes_are_counted() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let dir = tempfile::tempdir().unwrap();
+    write_pair(dir.path(), &authority.issue(NAME));
+    let files = TlsFiles {
+        certificate: dir.path().join("tls.crt"),
+        key: dir.path().join("tls.key"),
+        client_authorities: vec![write(dir.path(), "clients.crt", &clients.pem)],
+        allow_tls12: false,
+    };
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = HttpListener::new(tcp, Some(files)).unwrap();
+    let address = listener.local_address().unwrap();
+    let (metrics, scrapes) = (Arc::new(Metrics::new()), Scrapes::default());
+    metrics.register_as("hubble", |registry| scrapes.register(registry));
+    let server = HttpServer {
+        metrics,
+        readiness: Readiness::new(),
+        refresh: Arc::new(|| Box::pin(std::future::ready(()))),
+        scrapes: Some(scrapes),
+    };
+    let (trigger, watcher) = drain();
+    let serving = tokio::spawn(server.run(listener, watcher));
+
+    let good = client(&authority, Some(&clients.issue("prometheus")), &TLS13);
+    for path in ["/metrics", "/metrics", "/healthz"] {
+        assert!(get(address, good.clone(), path).await.unwrap().starts_with("HTTP/1.1 200"), "{path}");
+    }
+    let said = get(address, good.clone(), "/metrics").await.unwrap();
+    for line in [
+        "hubble_metrics_http_handler_requests_total{code=\"200\"} 2",
+        "hubble_metrics_http_handler_request_duration_seconds_count{code=\"200\"} 2",
+    ] {
+        assert!(said.lines().any(|found| found == line), "{line} in {said}");
+    }
+    let stranger = client(&authority, Some(&authority.issue("prometheus")), &TLS13);
+    assert!(get(address, stranger, "/metrics").await.is_err());
+    assert!(get(address, client(&authority, None, &TLS13), "/metrics").await.is_err());
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // An alert of TLS, or the end.
+    drop(plain.read_to_end(&mut answer).await);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    trigger.signal();
+    serving.await.unwrap().unwrap();
 }
 
 #[tokio::test]

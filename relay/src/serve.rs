@@ -147,6 +147,7 @@ async fn spawn_metrics(config: &RelayConfig, life: &mut Lifecycle, context: &Con
             let refresh = Arc::clone(&refresh);
             Box::pin(async move { refresh() })
         }),
+        scrapes: None,
     };
     life.spawn("metrics", server.run(listener, life.drain()));
     life.spawn("readiness", tell_readiness(context.pool.clone(), life.readiness(), life.drain()));

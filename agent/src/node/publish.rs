@@ -210,7 +210,8 @@ pub(super) fn node_spec(settings: &NodeSettings, ipam: &Ipam) -> NodeSpec {
     let internal = settings.internal_ips.iter().map(|ip| address(INTERNAL, *ip));
     let routers = ipam.routers();
     let addresses = internal.chain(routers.iter().map(|ip| address("CiliumInternalIP", ip))).collect();
-    let mut spec = NodeSpec { addresses, ..NodeSpec::default() };
+    let flow_api = Some(settings.flow_api.clone());
+    let mut spec = NodeSpec { addresses, flow_api, ..NodeSpec::default() };
     spec.ipam.pod_cidrs = ipam.cidrs().collect();
     spec
 }

@@ -213,6 +213,7 @@ impl Fixture {
             local_ips: vec![ip("172.30.0.2"), ip("10.0.1.1")],
             mtu: 1500,
             devices: NodeDevices { host: 3, network: vec![4] },
+            flow_api: FlowApi { port: Some(4244), server_name: None },
             endpoints_dir: path("endpoints"),
             host: None,
         };

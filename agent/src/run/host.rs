@@ -51,6 +51,7 @@ pub(super) async fn build_network(
         local_ips: net.local_addresses().await?,
         mtu: config.mtu,
         devices: NodeDevices::default(),
+        flow_api: super::peers::flow_api(config),
         endpoints_dir: super::endpoints_dir(config),
         host: config.has_host_endpoint().then(|| host_settings(config)),
     };

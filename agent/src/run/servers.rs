@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use specola_flow_server::{FlowServer, ListenConfig, Listeners};
 use specola_lifecycle::Lifecycle;
-use specola_serve::{HttpServer, Refresh};
+use specola_serve::{HttpListener, HttpServer, Refresh, Scrapes};
 use specola_telemetry::Metrics;
 use tokio::net::TcpListener;
 
@@ -65,7 +65,10 @@ pub(crate) async fn spawn_metrics(
     let Some(address) = config.metrics_address() else { return Ok(()) };
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listening on {address} for metrics"))?;
-    let http = HttpServer { metrics, readiness: life.readiness(), refresh };
+    let listener = HttpListener::new(listener, config.metrics_tls.files()).context("--metrics-tls-*")?;
+    let scrapes = Scrapes::default();
+    metrics.register_as("hubble", |registry| scrapes.register(registry));
+    let http = HttpServer { metrics, readiness: life.readiness(), refresh, scrapes: Some(scrapes) };
     life.spawn("metrics", http.run(listener, life.drain()));
     Ok(())
 }

@@ -194,6 +194,21 @@ pub(crate) struct NodeSpec {
     pub(crate) addresses: Vec<NodeAddress>,
     #[serde(default)]
     pub(crate) ipam: Ipam,
+    /// Where the node serves flows; absent in objects that other programs made.
+    #[serde(default, rename = "specolaFlowApi", skip_serializing_if = "Option::is_none")]
+    pub(crate) flow_api: Option<FlowApi>,
+}
+
+/// Where a node serves flows on TCP.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FlowApi {
+    /// The port; none = it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) port: Option<u16>,
+    /// Name in the certificate; none = plaintext.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) server_name: Option<String>,
 }
 
 /// An address of a node; the type is `InternalIP` or `CiliumInternalIP` (the router).

@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -13,9 +15,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use specola_lifecycle::{Drain, Readiness};
 use specola_telemetry::{CONTENT_TYPE as METRICS_TYPE, Metrics};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+
+use crate::io::Io;
+use crate::scrapes::Scrapes;
+use crate::tls::{Tls, TlsError, TlsFiles};
 
 /// Brings scraped numbers up to date before they are encoded.
 pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
@@ -30,6 +36,40 @@ pub struct HttpServer {
     pub readiness: Readiness,
     /// Called before metrics are encoded.
     pub refresh: Refresh,
+    /// Counts requests for `/metrics`.
+    pub scrapes: Option<Scrapes>,
+}
+
+/// Where an [`HttpServer`] listens.
+#[derive(Debug)]
+pub struct HttpListener {
+    tcp: TcpListener,
+    tls: Option<Arc<Tls>>,
+}
+
+impl HttpListener {
+    /// Speaks TLS on this listener, with files that are read again when they change; plain HTTP without files.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn new(tcp: TcpListener, tls: Option<TlsFiles>) -> Result<Self, TlsError> {
+        let tls = tls.map(|files| Tls::open(files, &[b"http/1.1"])).transpose()?.map(Arc::new);
+        Ok(Self { tcp, tls })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The socket has no address.
+    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+impl From<TcpListener> for HttpListener {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
 }
 
 impl HttpServer {
@@ -37,7 +77,8 @@ impl HttpServer {
     ///
     /// # Errors
     /// Never: a connection that cannot be accepted is left out.
-    pub async fn run(self, listener: TcpListener, drain: Drain) -> std::io::Result<()> {
+    pub async fn run(self, listener: impl Into<HttpListener>, drain: Drain) -> std::io::Result<()> {
+        let HttpListener { tcp: listener, tls } = listener.into();
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -60,9 +101,12 @@ impl HttpServer {
                 },
             };
             let server = self.clone();
-            let drain = drain.clone();
+            let (drain, tls) = (drain.clone(), tls.clone());
             connections.spawn(async move {
-                server.connection(TokioIo::new(stream), drain).await;
+                match open(stream, tls.as_deref()).await {
+                    Ok(stream) => server.connection(TokioIo::new(stream), drain).await,
+                    Err(error) => tracing::debug!(%error, "TLS handshake of a metrics connection"),
+                }
                 drop(permit);
             });
         }
@@ -71,7 +115,7 @@ impl HttpServer {
         Ok(())
     }
 
-    async fn connection(self, io: TokioIo<tokio::net::TcpStream>, drain: Drain) {
+    async fn connection(self, io: TokioIo<Io>, drain: Drain) {
         let service = service_fn(move |request| {
             let server = self.clone();
             async move { Ok::<_, Infallible>(server.answer(&request).await) }
@@ -97,11 +141,16 @@ impl HttpServer {
         }
         match request.uri().path() {
             "/metrics" => {
+                let started = Instant::now();
                 (self.refresh)().await;
-                match self.metrics.encode() {
+                let answer = match self.metrics.encode() {
                     Ok(body) => respond(StatusCode::OK, METRICS_TYPE, body),
                     Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics: {error}\n")),
+                };
+                if let Some(scrapes) = &self.scrapes {
+                    scrapes.note(answer.status().as_u16(), started.elapsed());
                 }
+                answer
             }
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => match self.readiness.pending() {
@@ -114,6 +163,13 @@ impl HttpServer {
                 text(StatusCode::NOT_FOUND, format!("no {path}; there are /metrics, /healthz and /readyz\n"))
             }
         }
+    }
+}
+
+async fn open(stream: TcpStream, tls: Option<&Tls>) -> std::io::Result<Io> {
+    match tls {
+        Some(tls) => Ok(Io::Tls(Box::new(tls.accept(stream).await?))),
+        None => Ok(Io::Tcp(stream)),
     }
 }
 
@@ -138,8 +194,8 @@ mod tests {
 
     use super::*;
 
-    async fn get(address: std::net::SocketAddr, path: &str) -> String {
-        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("writes");
         let mut answer = String::new();
@@ -156,6 +212,7 @@ mod tests {
             metrics: Arc::new(Metrics::new()),
             readiness,
             refresh: Arc::new(|| Box::pin(async {})),
+            scrapes: None,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("has an address");

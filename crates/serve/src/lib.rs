@@ -5,10 +5,12 @@ mod connection;
 mod http;
 mod io;
 mod listen;
+mod scrapes;
 mod tls;
 
 pub use connection::{ConnectionInfo, Guarded};
-pub use http::{HttpServer, Refresh};
+pub use http::{HttpListener, HttpServer, Refresh};
 pub use io::Io;
 pub use listen::{ListenConfig, ListenError, Listeners};
+pub use scrapes::Scrapes;
 pub use tls::{TlsError, TlsFiles};

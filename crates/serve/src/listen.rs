@@ -73,7 +73,7 @@ impl Listeners {
     /// # Errors
     /// A socket cannot be made, or another process serves it.
     pub async fn bind(config: &ListenConfig) -> Result<Self, ListenError> {
-        let tls = config.tls.clone().map(Tls::open).transpose()?;
+        let tls = config.tls.clone().map(|files| Tls::open(files, &[b"h2"])).transpose()?;
         let unix = match &config.unix {
             Some(path) => Some(bind_unix(path).await?),
             None => None,

@@ -60,6 +60,8 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Tls {
     files: TlsFiles,
+    /// Protocols that clients may choose.
+    protocols: Vec<Vec<u8>>,
     current: Mutex<Current>,
 }
 
@@ -78,11 +80,13 @@ impl Tls {
     ///
     /// # Errors
     /// A file cannot be used.
-    pub(crate) fn open(files: TlsFiles) -> Result<Self, TlsError> {
+    pub(crate) fn open(files: TlsFiles, protocols: &[&[u8]]) -> Result<Self, TlsError> {
+        let protocols: Vec<Vec<u8>> = protocols.iter().map(|name| name.to_vec()).collect();
         // Before reading: a change in between is seen at the next look.
         let stamps = stamps(&files);
-        let config = Arc::new(server_config(&files)?);
-        Ok(Self { current: Mutex::new(Current { config, stamps, checked: Instant::now() }), files })
+        let config = Arc::new(server_config(&files, &protocols)?);
+        let current = Mutex::new(Current { config, stamps, checked: Instant::now() });
+        Ok(Self { current, files, protocols })
     }
 
     /// Makes a TLS connection of a TCP one.
@@ -106,7 +110,7 @@ impl Tls {
         let stamps = stamps(&self.files);
         if stamps != current.stamps {
             current.stamps = stamps;
-            match server_config(&self.files) {
+            match server_config(&self.files, &self.protocols) {
                 Ok(config) => {
                     tracing::info!(certificate = %self.files.certificate.display(), "TLS files read again");
                     current.config = Arc::new(config);
@@ -124,7 +128,7 @@ fn stamps(files: &TlsFiles) -> Vec<Stamp> {
     all.map(|path| std::fs::metadata(path).ok().map(stamp)).collect()
 }
 
-fn server_config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+fn server_config(files: &TlsFiles, protocols: &[Vec<u8>]) -> Result<ServerConfig, TlsError> {
     let config = |error: rustls::Error| TlsError::Config(error.to_string());
     let certificates = certificates("certificate", &files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
@@ -154,7 +158,7 @@ fn server_config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
         builder.with_client_cert_verifier(verifier.map_err(|error| TlsError::Config(error.to_string()))?)
     };
     let mut made = builder.with_single_cert(certificates, key).map_err(config)?;
-    made.alpn_protocols = vec![b"h2".to_vec()];
+    made.alpn_protocols = protocols.to_vec();
     Ok(made)
 }
 
