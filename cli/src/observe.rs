@@ -6,14 +6,17 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use specola_proto::flow::FlowFilter;
 
+mod answer;
 mod args;
 mod attach;
+mod file;
 mod filter;
 mod flags;
 mod follow;
 mod history;
 mod interrupt;
 mod plan;
+mod recorded;
 mod stream;
 mod time;
 
@@ -24,6 +27,7 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use answer::{Answer, Sink};
 pub(crate) use args::{ColorChoice, FormatArgs, ObserveArgs, RawFilterArgs};
 pub(crate) use flags::FilterFlags;
 pub(crate) use plan::{filters, style};
@@ -47,6 +51,9 @@ pub(crate) fn run(args: &ObserveArgs, personality: Personality) -> anyhow::Resul
     if let Some(devices) = &args.attach {
         return attach::run(args, devices);
     }
+    if let Some(path) = &args.input_file {
+        return file::run(args, path, personality);
+    }
     let targets = args.target.resolve()?;
     let plan = Plan::new(args, jiff::Timestamp::now(), targets.len() > 1, personality)?;
     let printer = Printer::new(plan.style, BufWriter::new(io::stdout()), io::stderr());
@@ -59,7 +66,7 @@ pub(crate) fn run(args: &ObserveArgs, personality: Personality) -> anyhow::Resul
         let interrupt = interrupt::listen().context("cannot listen for signals")?;
         let streams: Vec<_> = targets
             .into_iter()
-            .map(|target| NodeStream::new(target, plan.request.clone(), args.target.timeout))
+            .map(|target| NodeStream::new(target, plan.question(), args.target.timeout))
             .map(|stream| if personality == Personality::Hubble { stream.once() } else { stream })
             .collect();
         if plan.request.follow {

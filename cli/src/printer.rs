@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
 use specola_proto::flow::{Flow, LostEvent};
 use specola_proto::observer::GetFlowsResponse;
 use specola_proto::observer::get_flows_response::ResponseTypes;
@@ -9,10 +10,12 @@ use specola_proto::relay::{NodeState, NodeStatusEvent};
 
 use crate::color::Paint;
 use crate::columns::Columns;
-use crate::observe::Layout;
+use crate::observe::{Answer, Layout, Sink};
 
 mod endpoint;
+mod events;
 mod kind;
+mod record;
 mod summary;
 mod verdict;
 
@@ -31,6 +34,17 @@ pub(crate) enum Form {
     Json,
     /// Aligned columns, printed by [`Printer::finish`].
     Table,
+    /// Comma-separated values, a line of names first.
+    Csv,
+    /// One flat JSON object per line.
+    Ndjson,
+}
+
+impl Form {
+    /// Whether it is read by programs, which find flows in it and nothing else.
+    const fn is_flat(self) -> bool {
+        matches!(self, Self::Csv | Self::Ndjson)
+    }
 }
 
 /// How flows are printed.
@@ -71,18 +85,8 @@ pub(crate) struct Printer<O, E> {
 impl<O: Write, E: Write> Printer<O, E> {
     /// Makes a printer.
     pub(crate) fn new(style: Style, out: O, err: E) -> Self {
-        let paint = Paint::new(style.color && style.form != Form::Table && style.form != Form::Json);
-        let table = (style.form == Form::Table).then(|| {
-            let node = style.node_name.then_some("NODE");
-            Columns::new(["TIMESTAMP"].into_iter().chain(node).chain([
-                "SOURCE",
-                "DESTINATION",
-                "TYPE",
-                "VERDICT",
-                "SUMMARY",
-            ]))
-        });
-        Self { out, err, style, paint, table, records: 0 }
+        let paint = Paint::new(style.color && matches!(style.form, Form::Compact | Form::Dict));
+        Self { out, err, style, paint, table: None, records: 0 }
     }
 
     /// Prints one answer of a server.
@@ -92,8 +96,13 @@ impl<O: Write, E: Write> Printer<O, E> {
     pub(crate) fn print(&mut self, response: &GetFlowsResponse) -> io::Result<()> {
         match &response.response_types {
             Some(ResponseTypes::NodeStatus(status)) => self.print_status(response, status),
+            Some(ResponseTypes::Flow(flow)) if self.style.form.is_flat() => self.print_record(flow),
+            Some(ResponseTypes::Flow(flow)) if self.style.form == Form::Json && self.style.legacy_json => {
+                self.print_json(flow)
+            }
             _ if self.style.form == Form::Json => self.print_json(response),
             Some(ResponseTypes::Flow(flow)) => self.print_flow(flow),
+            Some(ResponseTypes::LostEvents(lost)) if self.style.form.is_flat() => self.note_lost(lost),
             Some(ResponseTypes::LostEvents(lost)) => self.print_lost(response, lost),
             None => Ok(()),
         }
@@ -120,21 +129,38 @@ impl<O: Write, E: Write> Printer<O, E> {
     /// # Errors
     /// The output cannot be written.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
+        if self.style.form == Form::Csv && self.records == 0 {
+            writeln!(self.out, "{}", record::csv_header())?;
+        }
         if let Some(table) = self.table.take() {
             table.write(&mut self.out)?;
         }
         self.out.flush()
     }
 
-    fn print_json(&mut self, response: &GetFlowsResponse) -> io::Result<()> {
-        let json = match &response.response_types {
-            Some(ResponseTypes::Flow(flow)) if self.style.legacy_json => serde_json::to_string(flow),
-            _ => serde_json::to_string(response),
-        };
-        match json {
+    fn print_json(&mut self, message: &impl Serialize) -> io::Result<()> {
+        match serde_json::to_string(message) {
             Ok(json) => writeln!(self.out, "{json}"),
-            Err(error) => self.note(&format!("cannot print a flow as JSON: {error}")),
+            Err(error) => self.note(&format!("cannot print an answer as JSON: {error}")),
         }
+    }
+
+    fn print_record(&mut self, flow: &Flow) -> io::Result<()> {
+        let extension = summary::extension(flow);
+        let values = record::values(flow, extension.as_ref());
+        if self.style.form == Form::Ndjson {
+            return writeln!(self.out, "{}", record::json(&values));
+        }
+        if self.records == 0 {
+            writeln!(self.out, "{}", record::csv_header())?;
+        }
+        self.records += 1;
+        writeln!(self.out, "{}", record::csv(&values))
+    }
+
+    /// Losses have no place among records.
+    fn note_lost(&mut self, lost: &LostEvent) -> io::Result<()> {
+        self.note(&format!("EVENTS LOST: {} {}", lost_source(lost), lost.num_events_lost))
     }
 
     fn print_flow(&mut self, flow: &Flow) -> io::Result<()> {
@@ -145,34 +171,21 @@ impl<O: Write, E: Write> Printer<O, E> {
         let verdict = verdict::text(flow, extension.as_ref(), &self.style, self.paint);
         let summary = summary::text(flow, extension.as_ref(), self.paint);
         let node = escape(&flow.node_name);
-        match self.style.form {
-            Form::Compact => {
-                let (left, arrow, right) = ends.arrow(flow.is_reply);
-                let node = if self.style.node_name { format!(" [{node}]") } else { String::new() };
-                let (left, right) = (left.with_identity(self.paint), right.with_identity(self.paint));
-                writeln!(self.out, "{time}{node}: {left} {arrow} {right} {kind} {verdict} ({summary})")
-            }
-            Form::Table => {
-                let node = self.style.node_name.then_some(node);
-                let row = [time].into_iter().chain(node);
-                let rest =
-                    [ends.source.text(self.paint), ends.destination.text(self.paint), kind, verdict, summary];
-                self.table_row(row.chain(rest));
-                Ok(())
-            }
-            Form::Dict | Form::Json => {
-                let fields = [
-                    ("TIMESTAMP", time),
-                    ("NODE", node),
-                    ("SOURCE", ends.source.text(self.paint)),
-                    ("DESTINATION", ends.destination.text(self.paint)),
-                    ("TYPE", kind),
-                    ("VERDICT", verdict),
-                    ("SUMMARY", summary),
-                ];
-                self.print_dict(&fields)
-            }
+        if self.style.form == Form::Compact {
+            let (left, arrow, right) = ends.arrow(flow.is_reply);
+            let node = if self.style.node_name { format!(" [{node}]") } else { String::new() };
+            let (left, right) = (left.with_identity(self.paint), right.with_identity(self.paint));
+            return writeln!(self.out, "{time}{node}: {left} {arrow} {right} {kind} {verdict} ({summary})");
         }
+        self.print_fields(&[
+            ("TIMESTAMP", time),
+            ("NODE", node),
+            ("SOURCE", ends.source.text(self.paint)),
+            ("DESTINATION", ends.destination.text(self.paint)),
+            ("TYPE", kind),
+            ("VERDICT", verdict),
+            ("SUMMARY", summary),
+        ])
     }
 
     fn print_lost(&mut self, response: &GetFlowsResponse, lost: &LostEvent) -> io::Result<()> {
@@ -191,21 +204,24 @@ impl<O: Write, E: Write> Printer<O, E> {
         let summary = cpu.map_or_else(|| count.clone(), |cpu| format!("{cpu} - {count}"));
         let node = escape(&response.node_name);
         let (kind, none) = ("EVENTS LOST".to_owned(), "-".to_owned());
+        let mut fields = vec![("TIMESTAMP", time), ("NODE", node), ("SOURCE", source)];
         if self.style.form == Form::Table {
-            let node = self.style.node_name.then_some(node);
-            let row = [time].into_iter().chain(node);
-            self.table_row(row.chain([source, none.clone(), kind, none, summary]));
-            return Ok(());
+            fields.push(("DESTINATION", none.clone()));
         }
-        let fields = [
-            ("TIMESTAMP", time),
-            ("NODE", node),
-            ("SOURCE", source),
-            ("TYPE", kind),
-            ("VERDICT", none),
-            ("SUMMARY", summary),
-        ];
-        self.print_dict(&fields)
+        fields.extend([("TYPE", kind), ("VERDICT", none), ("SUMMARY", summary)]);
+        self.print_fields(&fields)
+    }
+
+    /// One field per line, or a row; the first row makes the table's head.
+    fn print_fields(&mut self, fields: &[(&'static str, String)]) -> io::Result<()> {
+        if self.style.form != Form::Table {
+            return self.print_dict(fields);
+        }
+        let node_name = self.style.node_name;
+        let shown = || fields.iter().filter(|(name, _)| *name != "NODE" || node_name);
+        let table = self.table.get_or_insert_with(|| Columns::new(shown().map(|(name, _)| *name)));
+        table.row(shown().map(|(_, value)| value.clone()));
+        Ok(())
     }
 
     fn print_dict(&mut self, fields: &[(&str, String)]) -> io::Result<()> {
@@ -219,12 +235,6 @@ impl<O: Write, E: Write> Printer<O, E> {
             }
         }
         Ok(())
-    }
-
-    fn table_row(&mut self, cells: impl Iterator<Item = String>) {
-        if let Some(table) = &mut self.table {
-            table.row(cells);
-        }
     }
 
     /// States of nodes are no data: they go to the error output, and only those that matter.
@@ -256,6 +266,28 @@ impl<O: Write, E: Write> Printer<O, E> {
         };
         let time = self.style.time.format(response.time);
         writeln!(self.err, "{time} [{}]: {}", escape(&response.node_name), escape(&text))
+    }
+}
+
+impl<O: Write, E: Write> Sink for Printer<O, E> {
+    fn take(&mut self, answer: &Answer) -> io::Result<()> {
+        match answer {
+            Answer::Flow(response) => self.print(response),
+            Answer::Agent(response) => self.print_agent_event(response),
+            Answer::Debug(response) => self.print_debug_event(response),
+        }
+    }
+
+    fn note(&mut self, text: &str) -> io::Result<()> {
+        Self::note(self, text)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::flush(self)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Self::finish(self)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Arguments of `observe` as they are typed.
 
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
@@ -23,6 +24,9 @@ pub(crate) struct ObserveArgs {
         conflicts_with_all = ["server", "sandbox", "last", "first", "all", "since", "until"]
     )]
     pub(crate) attach: Option<specola_agent::Devices>,
+    /// Ask nobody: read flows as JSON lines, as `-o json` and exporters write them; - for standard input.
+    #[arg(long, visible_alias = "file", value_name = "FILE", conflicts_with_all = ["sandbox", "attach", "follow"])]
+    pub(crate) input_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
     #[command(flatten)]
@@ -40,6 +44,10 @@ pub(crate) struct ObserveArgs {
 pub(crate) enum What {
     /// Network flows.
     Flows,
+    /// What agents did: policies, endpoints, addresses.
+    AgentEvents,
+    /// What kernel programs say of themselves; Specola's say it by flows, Hubble's by events.
+    DebugEvents,
 }
 
 /// Which part of the past and the future.
@@ -131,12 +139,26 @@ pub(crate) enum Output {
     /// Aligned columns, printed at the end.
     #[value(alias = "tab")]
     Table,
+    /// Comma-separated values of flows; names in the first line.
+    Csv,
+    /// One flat JSON object per flow and line, with the values of csv.
+    Ndjson,
 }
 
 impl Output {
-    /// Whether it prints JSON.
+    /// Whether it takes all that is known of a flow.
+    pub(crate) const fn is_whole(self) -> bool {
+        matches!(self, Self::Json | Self::Jsonpb | Self::Csv | Self::Ndjson)
+    }
+
+    /// Whether it is Hubble's JSON, where any field may be left out.
     pub(crate) const fn is_json(self) -> bool {
         matches!(self, Self::Json | Self::Jsonpb)
+    }
+
+    /// Whether it is for flows only.
+    pub(crate) const fn is_flat(self) -> bool {
+        matches!(self, Self::Csv | Self::Ndjson)
     }
 }
 
@@ -157,6 +179,8 @@ Examples:
   specola observe --sandbox shop --from-pod shop/frontend --last 50
   specola observe -n shop --not --port 53 -o json
   specola observe --attach eth0 --protocol tcp
+  specola observe agent-events -f
+  specola observe --file flows.json --verdict DROPPED -o csv
 
 Exit codes: 0 done, also when --follow is ended by Ctrl-C or the reader of a pipe goes away; 1 error; 2 wrong usage;
 130 ended by Ctrl-C without --follow.";

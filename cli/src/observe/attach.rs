@@ -48,7 +48,7 @@ pub(super) fn run(args: &ObserveArgs, devices: &Devices) -> anyhow::Result<ExitC
             () = interrupt.signaled() => Ok(ExitCode::SUCCESS),
             is_ready = is_ready => match is_ready {
                 Ok(()) => {
-                    let stream = NodeStream::new(target, plan.request, args.target.timeout);
+                    let stream = NodeStream::new(target, plan.question(), args.target.timeout);
                     follow::run(vec![stream], printer, interrupt).await
                 }
                 // It failed; how, it says itself.

@@ -2,21 +2,18 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use specola_proto::google::Timestamp;
-use specola_proto::observer::GetFlowsResponse;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::history::time_of;
+use super::answer::{Answer, Sink};
 use super::interrupt::Interrupt;
 use super::stream::{Event, NodeStream};
-use crate::printer::Printer;
 
 /// Answers that wait to be printed; a slow terminal makes the servers wait.
 const AHEAD: usize = 1024;
@@ -31,14 +28,14 @@ const READER_CHECK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// No server can be reached, one refuses the request, or the output cannot be written.
-pub(crate) async fn run<O: Write, E: Write>(
+pub(crate) async fn run(
     streams: Vec<NodeStream>,
-    mut printer: Printer<O, E>,
+    mut sink: impl Sink,
     mut interrupt: Interrupt,
 ) -> anyhow::Result<ExitCode> {
     let (sender, mut events) = mpsc::channel(AHEAD);
     let mut order = Reorder::new(if streams.len() > 1 { WINDOW } else { Duration::ZERO });
-    let mut tasks = start(streams, sender, &mut printer).await?;
+    let mut tasks = start(streams, sender, &mut sink).await?;
     let mut reader_check = tokio::time::interval(READER_CHECK);
     loop {
         tokio::select! {
@@ -46,8 +43,8 @@ pub(crate) async fn run<O: Write, E: Write>(
             () = interrupt.signaled() => break,
             Some(ended) = tasks.join_next() => ended??,
             event = events.recv() => match event {
-                Some(Event::Response(response)) => order.push(*response, Instant::now()),
-                Some(Event::Note(note)) => printer.note(&note)?,
+                Some(Event::Answer(answer)) => order.push(*answer, Instant::now()),
+                Some(Event::Note(note)) => sink.note(&note)?,
                 // Every server's task is about to end; why matters more than that.
                 None => match tasks.join_next().await {
                     Some(ended) => ended??,
@@ -57,26 +54,26 @@ pub(crate) async fn run<O: Write, E: Write>(
             () = tokio::time::sleep(order.wait(Instant::now())), if !order.is_empty() => {}
             _ = reader_check.tick() => if reader_is_gone() { return Ok(ExitCode::SUCCESS) },
         }
-        while let Some(response) = order.pop(Instant::now()) {
-            printer.print(&response)?;
+        while let Some(answer) = order.pop(Instant::now()) {
+            sink.take(&answer)?;
         }
         if events.is_empty() {
-            printer.flush()?;
+            sink.flush()?;
         }
     }
     order.window = Duration::ZERO;
-    while let Some(response) = order.pop(Instant::now()) {
-        printer.print(&response)?;
+    while let Some(answer) = order.pop(Instant::now()) {
+        sink.take(&answer)?;
     }
-    printer.finish()?;
+    sink.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Connects to all servers; those that cannot be reached are tried again, unless none can.
-async fn start<O: Write, E: Write>(
+async fn start(
     streams: Vec<NodeStream>,
     sender: mpsc::Sender<Event>,
-    printer: &mut Printer<O, E>,
+    sink: &mut impl Sink,
 ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
     let mut tasks = JoinSet::new();
     let mut absent = Vec::new();
@@ -94,7 +91,7 @@ async fn start<O: Write, E: Write>(
         return Err(first.map_or_else(|| anyhow::anyhow!("there is no server to ask"), |(_, error)| error));
     }
     for (stream, error) in absent {
-        printer.note(&format!("{error:#}; trying again"))?;
+        sink.note(&format!("{error:#}; trying again"))?;
         tasks.spawn(stream.connect_and_follow(sender.clone()));
     }
     Ok(tasks)
@@ -120,7 +117,7 @@ struct Held {
     time: Option<Timestamp>,
     number: u64,
     arrived: Instant,
-    response: GetFlowsResponse,
+    answer: Answer,
 }
 
 impl Reorder {
@@ -132,11 +129,11 @@ impl Reorder {
         self.held.is_empty()
     }
 
-    fn push(&mut self, response: GetFlowsResponse, now: Instant) {
+    fn push(&mut self, answer: Answer, now: Instant) {
         self.pushed += 1;
         // Without a window, arrival is the order.
-        let time = if self.window.is_zero() { None } else { time_of(&response) };
-        self.held.push(Reverse(Held { time, number: self.pushed, arrived: now, response }));
+        let time = if self.window.is_zero() { None } else { answer.time() };
+        self.held.push(Reverse(Held { time, number: self.pushed, arrived: now, answer }));
     }
 
     /// How long until the next answer may go.
@@ -146,10 +143,10 @@ impl Reorder {
     }
 
     /// The oldest answer, once it waited long enough.
-    fn pop(&mut self, now: Instant) -> Option<GetFlowsResponse> {
+    fn pop(&mut self, now: Instant) -> Option<Answer> {
         let Reverse(next) = self.held.peek()?;
         let ready = self.held.len() > HELD || now.saturating_duration_since(next.arrived) >= self.window;
-        if ready { self.held.pop().map(|Reverse(held)| held.response) } else { None }
+        if ready { self.held.pop().map(|Reverse(held)| held.answer) } else { None }
     }
 }
 

@@ -1,19 +1,15 @@
 //! Flows of the past: the streams end, and are merged by time on the way.
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::process::ExitCode;
 
-use specola_proto::google::Timestamp;
-use specola_proto::observer::GetFlowsResponse;
-use specola_proto::observer::get_flows_response::ResponseTypes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::answer::{Answer, Sink};
 use super::interrupt::{INTERRUPTED, Interrupt};
 use super::plan::Limit;
 use super::stream::{Event, NodeStream};
-use crate::printer::Printer;
 
 /// Answers of one server that wait to be merged.
 const AHEAD: usize = 64;
@@ -22,10 +18,10 @@ const AHEAD: usize = 64;
 ///
 /// # Errors
 /// No server can be reached, one refuses the request or breaks off, or the output cannot be written.
-pub(crate) async fn run<O: Write, E: Write>(
+pub(crate) async fn run(
     streams: Vec<NodeStream>,
     limit: Limit,
-    mut printer: Printer<O, E>,
+    mut sink: impl Sink,
     mut interrupt: Interrupt,
 ) -> anyhow::Result<ExitCode> {
     let (mut merge, failed) = Merge::start(streams).await;
@@ -34,18 +30,18 @@ pub(crate) async fn run<O: Write, E: Write>(
         return Err(error.unwrap_or_else(|| anyhow::anyhow!("there is no server to ask")));
     }
     for error in &failed {
-        printer.note(&format!("{error:#}"))?;
+        sink.note(&format!("{error:#}"))?;
     }
     let mut shown = Shown::new(limit);
     loop {
         tokio::select! {
             biased;
             () = interrupt.signaled() => {
-                shown.print_rest(&mut printer)?;
+                shown.print_rest(&mut sink)?;
                 return Ok(ExitCode::from(INTERRUPTED));
             }
             next = merge.next() => match next {
-                Some(response) => shown.take(response, &mut printer)?,
+                Some(answer) => shown.take(answer, &mut sink)?,
                 None => break,
             },
         }
@@ -53,11 +49,11 @@ pub(crate) async fn run<O: Write, E: Write>(
             break;
         }
     }
-    shown.print_rest(&mut printer)?;
+    shown.print_rest(&mut sink)?;
     let mut errors = merge.finish().await.into_iter();
     if let Some(error) = errors.next() {
         for further in errors {
-            printer.note(&format!("{further:#}"))?;
+            sink.note(&format!("{further:#}"))?;
         }
         return Err(error);
     }
@@ -65,46 +61,47 @@ pub(crate) async fn run<O: Write, E: Write>(
 }
 
 /// Chooses what is shown.
-struct Shown {
+pub(super) struct Shown {
     limit: Limit,
     /// Flows that were taken, or for the newest ones those that are kept.
     flows: u64,
-    kept: VecDeque<GetFlowsResponse>,
+    kept: VecDeque<Answer>,
 }
 
 impl Shown {
-    const fn new(limit: Limit) -> Self {
+    pub(super) const fn new(limit: Limit) -> Self {
         Self { limit, flows: 0, kept: VecDeque::new() }
     }
 
-    fn take<O: Write, E: Write>(
-        &mut self,
-        response: GetFlowsResponse,
-        printer: &mut Printer<O, E>,
-    ) -> anyhow::Result<()> {
-        let is_flow = matches!(response.response_types, Some(ResponseTypes::Flow(_)));
-        self.flows += u64::from(is_flow);
-        let Limit::Last(last) = self.limit else { return Ok(printer.print(&response)?) };
-        self.kept.push_back(response);
+    /// Shows the answer, or keeps it for the end.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub(super) fn take(&mut self, answer: Answer, sink: &mut impl Sink) -> anyhow::Result<()> {
+        self.flows += u64::from(answer.is_counted());
+        let Limit::Last(last) = self.limit else { return Ok(sink.take(&answer)?) };
+        self.kept.push_back(answer);
         while self.flows > last {
             let dropped = self.kept.pop_front();
-            let was_flow =
-                |response: GetFlowsResponse| matches!(response.response_types, Some(ResponseTypes::Flow(_)));
-            self.flows -= u64::from(dropped.is_some_and(was_flow));
+            self.flows -= u64::from(dropped.is_some_and(|answer| answer.is_counted()));
         }
         Ok(())
     }
 
     /// Whether more answers would not be shown.
-    fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         matches!(self.limit, Limit::First(first) if self.flows >= first)
     }
 
-    fn print_rest<O: Write, E: Write>(&mut self, printer: &mut Printer<O, E>) -> anyhow::Result<()> {
-        for response in self.kept.drain(..) {
-            printer.print(&response)?;
+    /// Shows what was kept.
+    ///
+    /// # Errors
+    /// The output cannot be written.
+    pub(super) fn print_rest(&mut self, sink: &mut impl Sink) -> anyhow::Result<()> {
+        for answer in self.kept.drain(..) {
+            sink.take(&answer)?;
         }
-        Ok(printer.finish()?)
+        Ok(sink.finish()?)
     }
 }
 
@@ -114,7 +111,7 @@ struct Merge {
 }
 
 struct Source {
-    head: Option<GetFlowsResponse>,
+    head: Option<Answer>,
     events: mpsc::Receiver<Event>,
     task: JoinHandle<anyhow::Result<()>>,
     ended: bool,
@@ -139,18 +136,18 @@ impl Merge {
     }
 
     /// The oldest answer of all; one without a time goes first. Cancel-safe.
-    async fn next(&mut self) -> Option<GetFlowsResponse> {
+    async fn next(&mut self) -> Option<Answer> {
         for source in &mut self.sources {
             while source.head.is_none() && !source.ended {
                 match source.events.recv().await {
-                    Some(Event::Response(response)) => source.head = Some(*response),
+                    Some(Event::Answer(answer)) => source.head = Some(*answer),
                     Some(Event::Note(_)) => {}
                     None => source.ended = true,
                 }
             }
         }
         let heads = self.sources.iter().enumerate();
-        let times = heads.filter_map(|(at, source)| source.head.as_ref().map(|head| (time_of(head), at)));
+        let times = heads.filter_map(|(at, source)| source.head.as_ref().map(|head| (head.time(), at)));
         let (_, oldest) = times.min()?;
         self.sources[oldest].head.take()
     }
@@ -167,13 +164,5 @@ impl Merge {
             }
         }
         errors
-    }
-}
-
-/// The time of an answer. A flow's own time counts when a field mask left the envelope's empty.
-pub(super) fn time_of(response: &GetFlowsResponse) -> Option<Timestamp> {
-    match &response.response_types {
-        Some(ResponseTypes::Flow(flow)) => flow.time.or(response.time),
-        _ => response.time,
     }
 }

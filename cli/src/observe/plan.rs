@@ -1,10 +1,11 @@
 //! What the arguments of `observe` mean: the request, and how its answer is shown.
 
 use specola_proto::google::{Any, FieldMask};
-use specola_proto::observer::GetFlowsRequest;
+use specola_proto::observer::{GetAgentEventsRequest, GetDebugEventsRequest, GetFlowsRequest};
 use specola_proto::specola::v1::FlowRequestOptions;
 
-use super::args::{FormatArgs, ObserveArgs, Output, RawFilterArgs, SelectionArgs};
+use super::answer::Question;
+use super::args::{FormatArgs, ObserveArgs, Output, RawFilterArgs, SelectionArgs, What};
 use super::filter::{self, Filters};
 use super::flags::FilterFlags;
 use super::time;
@@ -14,6 +15,8 @@ use crate::printer::{Form, Style};
 
 /// Everything `observe` needs to know, checked.
 pub(crate) struct Plan {
+    /// What is asked for.
+    pub(crate) what: What,
     /// What each node is asked.
     pub(crate) request: GetFlowsRequest,
     /// How many flows of all nodes together are shown.
@@ -46,7 +49,8 @@ impl Plan {
     ) -> Result<Self, UsageError> {
         check_format(args)?;
         let filters = filters(&args.filters, &args.raw_filters)?;
-        let (number, limit) = limit(&args.selection)?;
+        let (number, limit) = limit(&args.selection, args.input_file.is_some())?;
+        let number = if args.what == What::Flows { number } else { check_events(args, &filters, number)? };
         let mut request = GetFlowsRequest {
             number,
             first: matches!(limit, Limit::First(_)),
@@ -75,8 +79,45 @@ impl Plan {
             debug: args.target.debug,
             ..style(&args.format, several_nodes)
         };
-        Ok(Self { request, limit, style })
+        Ok(Self { what: args.what, request, limit, style })
     }
+}
+
+impl Plan {
+    /// What each server is asked.
+    pub(crate) fn question(&self) -> Question {
+        let GetFlowsRequest { number, follow, since, until, .. } = self.request;
+        match self.what {
+            What::Flows => Question::Flows(self.request.clone()),
+            What::AgentEvents => {
+                let events = GetAgentEventsRequest { number, follow, since, until, ..Default::default() };
+                Question::AgentEvents(events)
+            }
+            What::DebugEvents => {
+                let events = GetDebugEventsRequest { number, follow, since, until, ..Default::default() };
+                Question::DebugEvents(events)
+            }
+        }
+    }
+}
+
+/// What does not go with events, and how many are asked for: some of the past also with --follow.
+fn check_events(args: &ObserveArgs, filters: &Filters, number: u64) -> Result<u64, UsageError> {
+    if let Some(given) = args.filters.given.first() {
+        let flag = given.flag.name;
+        return Err(UsageError::text(format!("--{flag} filters flows; events have no filters")));
+    }
+    if *filters != Filters::default() {
+        return Err(UsageError::text("--allowlist and --denylist filter flows; events have no filters"));
+    }
+    if args.format.output.is_flat() {
+        return Err(UsageError::text("csv and ndjson are for flows; use -o json for events"));
+    }
+    if args.selection.first.is_some() {
+        return Err(UsageError::text("--first is for flows; use --last for events"));
+    }
+    let is_ranged = args.selection.since.is_some() || args.selection.until.is_some();
+    Ok(if number == 0 && !is_ranged { DEFAULT_NUMBER } else { number })
 }
 
 /// The filters of the flags and of `--allowlist` and `--denylist`.
@@ -105,6 +146,8 @@ fn check_format(args: &ObserveArgs) -> Result<(), UsageError> {
             Output::Compact => "compact",
             Output::Dict => "dict",
             Output::Table => "table",
+            Output::Csv => "csv",
+            Output::Ndjson => "ndjson",
             Output::Json | Output::Jsonpb => "json",
         };
         return Err(UsageError::text(format!(
@@ -120,7 +163,7 @@ fn check_format(args: &ObserveArgs) -> Result<(), UsageError> {
 }
 
 /// The number to ask each server for, and the limit for all servers together.
-fn limit(selection: &SelectionArgs) -> Result<(u64, Limit), UsageError> {
+fn limit(selection: &SelectionArgs, from_file: bool) -> Result<(u64, Limit), UsageError> {
     let SelectionArgs { follow, last, first, all, since, until } = selection;
     let conflict =
         |one: &str, other: &str| Err(UsageError::text(format!("cannot set both --{one} and --{other}")));
@@ -134,7 +177,7 @@ fn limit(selection: &SelectionArgs) -> Result<(u64, Limit), UsageError> {
         (None, Some(last)) => Ok((last.get(), last_limit(last.get()))),
         // A follower with number 0 gets nothing of the past, so "all" is a number.
         (None, None) if *all => Ok((u64::MAX, Limit::None)),
-        (None, None) if *follow || since.is_some() || until.is_some() => Ok((0, Limit::None)),
+        (None, None) if *follow || from_file || since.is_some() || until.is_some() => Ok((0, Limit::None)),
         (None, None) => Ok((DEFAULT_NUMBER, Limit::Last(DEFAULT_NUMBER))),
     }
 }
@@ -143,7 +186,7 @@ fn field_mask(args: &ObserveArgs, personality: Personality) -> Option<FieldMask>
     if !args.format.field_mask.is_empty() {
         return Some(args.format.field_mask.iter().map(|path| path.trim()).collect());
     }
-    let masked = args.format.use_default_field_masks && !args.format.output.is_json();
+    let masked = args.format.use_default_field_masks && !args.format.output.is_whole();
     let shown = |field: &&str| personality == Personality::Specola || *field != "extensions";
     masked.then(|| SHOWN_FIELDS.iter().copied().filter(shown).collect())
 }
@@ -155,6 +198,8 @@ pub(crate) fn style(format: &FormatArgs, several_nodes: bool) -> Style {
             Output::Dict => Form::Dict,
             Output::Json | Output::Jsonpb => Form::Json,
             Output::Table => Form::Table,
+            Output::Csv => Form::Csv,
+            Output::Ndjson => Form::Ndjson,
         },
         node_name: format.print_node_name || several_nodes,
         policy_names: format.print_policy_names,

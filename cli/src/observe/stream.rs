@@ -11,6 +11,7 @@ use specola_proto::observer::{GetFlowsRequest, GetFlowsResponse};
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
+use super::answer::{Answer, Question};
 use crate::error::status_text;
 use crate::target::{Connection, Target, Timeout};
 
@@ -18,7 +19,7 @@ use crate::target::{Connection, Target, Timeout};
 #[derive(Debug)]
 pub(crate) enum Event {
     /// An answer.
-    Response(Box<GetFlowsResponse>),
+    Answer(Box<Answer>),
     /// A line for the user about the connection.
     Note(String),
 }
@@ -27,7 +28,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug)]
 pub(crate) struct NodeStream {
     target: Target,
-    request: GetFlowsRequest,
+    question: Question,
     timeout: Timeout,
     /// Whether a lost connection is made anew.
     reconnects: bool,
@@ -42,8 +43,8 @@ pub(crate) struct Connected {
 
 impl NodeStream {
     /// Makes one; nothing is sent yet.
-    pub(crate) const fn new(target: Target, request: GetFlowsRequest, timeout: Timeout) -> Self {
-        Self { target, request, timeout, reconnects: true }
+    pub(crate) const fn new(target: Target, question: Question, timeout: Timeout) -> Self {
+        Self { target, question, timeout, reconnects: true }
     }
 
     /// The same with one connection only: when it is lost, that is an error.
@@ -99,8 +100,8 @@ impl Connected {
     /// # Errors
     /// The server refuses the request or the connection is lost.
     pub(crate) async fn read(&mut self, events: &mpsc::Sender<Event>) -> anyhow::Result<()> {
-        let request = self.stream.request.clone();
-        match self.pass_on(request, None, events).await {
+        let question = self.stream.question.clone();
+        match self.pass_on(question, None, events).await {
             Ok(_end) => Ok(()),
             Err(status) => Err(anyhow::anyhow!("{}: {}", self.stream.name(), status_text(&status))),
         }
@@ -115,8 +116,8 @@ impl Connected {
         let mut backoff = Backoff::default();
         let mut lost = false;
         loop {
-            let request = progress.resume(&self.stream.request);
-            let reason = match self.pass_on(request, Some(&mut progress), events).await {
+            let question = progress.resume(&self.stream.question);
+            let reason = match self.pass_on(question, Some(&mut progress), events).await {
                 Ok(End::Unwanted) => return Ok(()),
                 Ok(End::Finished) if !self.stream.reconnects => return Ok(()),
                 Ok(End::Finished) => "the server ended the stream".to_owned(),
@@ -147,11 +148,11 @@ impl Connected {
 
     async fn pass_on(
         &mut self,
-        request: GetFlowsRequest,
+        question: Question,
         mut progress: Option<&mut Progress>,
         events: &mpsc::Sender<Event>,
     ) -> Result<End, Status> {
-        let mut answers = self.client.get_flows(request).await?.into_inner();
+        let mut answers = question.send(&mut self.client).await?;
         if progress.as_mut().is_some_and(|progress| progress.answered()) {
             let note = format!("{}: connected again", self.stream.name());
             if events.send(Event::Note(note)).await.is_err() {
@@ -160,14 +161,14 @@ impl Connected {
         }
         loop {
             let answer = tokio::select! {
-                answer = answers.message() => answer?,
+                answer = answers.next() => answer?,
                 () = events.closed() => return Ok(End::Unwanted),
             };
-            let Some(response) = answer else { return Ok(End::Finished) };
-            if progress.as_mut().is_some_and(|progress| progress.is_repeated(&response)) {
+            let Some(answer) = answer else { return Ok(End::Finished) };
+            if progress.as_mut().is_some_and(|progress| progress.is_known(&answer)) {
                 continue;
             }
-            if events.send(Event::Response(Box::new(response))).await.is_err() {
+            if events.send(Event::Answer(Box::new(answer))).await.is_err() {
                 return Ok(End::Unwanted);
             }
         }
@@ -199,12 +200,30 @@ struct Progress {
     recent: VecDeque<(Timestamp, String)>,
     /// Their ids.
     known: HashSet<String>,
+    /// Time of the newest event; events have no ids.
+    newest_event: Option<Timestamp>,
 }
 
 impl Progress {
-    /// The request that goes on where the last answer ended, or a little before: servers send in order of arrival,
-    /// which is not quite that of time.
-    fn resume(&self, request: &GetFlowsRequest) -> GetFlowsRequest {
+    /// The question that goes on where the last answer ended.
+    fn resume(&self, question: &Question) -> Question {
+        let mut question = question.clone();
+        let newest = self.newest_event.map(after);
+        match &mut question {
+            Question::Flows(request) => *request = self.resume_flows(request),
+            Question::AgentEvents(request) if newest.is_some() => {
+                (request.since, request.number) = (newest.max(request.since), 0);
+            }
+            Question::DebugEvents(request) if newest.is_some() => {
+                (request.since, request.number) = (newest.max(request.since), 0);
+            }
+            Question::AgentEvents(_) | Question::DebugEvents(_) => {}
+        }
+        question
+    }
+
+    /// Flows are asked for from a little before: servers send in order of arrival, which is not quite that of time.
+    fn resume_flows(&self, request: &GetFlowsRequest) -> GetFlowsRequest {
         let mut request = request.clone();
         if let Some((first, newest)) = self.seen {
             request.since = Some(first.max(before(newest))).max(request.since);
@@ -222,6 +241,16 @@ impl Progress {
     }
 
     /// Remembers the answer; true when it came before, over another connection.
+    fn is_known(&mut self, answer: &Answer) -> bool {
+        if let Answer::Flow(response) = answer {
+            return self.is_repeated(response);
+        }
+        self.fruitful = true;
+        self.newest_event = self.newest_event.max(answer.time());
+        false
+    }
+
+    /// The same for flows.
     fn is_repeated(&mut self, response: &GetFlowsResponse) -> bool {
         self.fruitful = true;
         let Some(ResponseTypes::Flow(flow)) = &response.response_types else { return false };
@@ -246,6 +275,15 @@ impl Progress {
 /// The earliest time of flows that may still come after one of this time.
 fn before(time: Timestamp) -> Timestamp {
     Timestamp { seconds: time.seconds.saturating_sub(SLACK_SECONDS), ..time }
+}
+
+/// The next moment.
+fn after(time: Timestamp) -> Timestamp {
+    if time.nanos < 999_999_999 {
+        Timestamp { nanos: time.nanos + 1, ..time }
+    } else {
+        Timestamp { seconds: time.seconds.saturating_add(1), nanos: 0 }
+    }
 }
 
 /// How much older than its predecessors a flow may be.
@@ -284,20 +322,25 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use specola_proto::observer::{GetAgentEventsRequest, GetAgentEventsResponse};
+
     use super::super::fake::flow;
     use super::*;
 
     fn since(progress: &Progress, asked: Option<i64>) -> Option<i64> {
         let at = |seconds| Timestamp { seconds, nanos: 0 };
         let request = GetFlowsRequest { since: asked.map(at), number: 7, ..GetFlowsRequest::default() };
-        progress.resume(&request).since.map(|time| time.seconds)
+        progress.resume_flows(&request).since.map(|time| time.seconds)
     }
 
     #[test]
     fn a_resumed_request_reaches_back_a_little_but_not_before_the_first_flow() {
         let mut progress = Progress::default();
         assert_eq!(since(&progress, Some(3)), Some(3));
-        assert_eq!(progress.resume(&GetFlowsRequest { number: 7, ..GetFlowsRequest::default() }).number, 7);
+        assert_eq!(
+            progress.resume_flows(&GetFlowsRequest { number: 7, ..GetFlowsRequest::default() }).number,
+            7
+        );
         for (second, expected) in [(10, 10), (11, 10), (13, 11), (12, 11), (20, 18)] {
             assert!(!progress.is_repeated(&flow(second, &second.to_string())));
             assert_eq!(since(&progress, None), Some(expected), "after {second}");
@@ -324,6 +367,25 @@ mod tests {
             assert!(!progress.is_repeated(&flow(100, &number.to_string())));
         }
         assert_eq!((progress.known.len(), progress.recent.len()), (REMEMBERED, REMEMBERED));
+    }
+
+    #[test]
+    fn events_go_on_after_the_newest() {
+        let mut progress = Progress::default();
+        let asked = Question::AgentEvents(GetAgentEventsRequest { number: 5, ..Default::default() });
+        let of = |progress: &Progress| match progress.resume(&asked) {
+            Question::AgentEvents(request) => (request.since, request.number),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(&progress), (None, 5));
+        for (nanos, next) in [(7, (3, 8)), (999_999_999, (4, 0)), (5, (4, 0))] {
+            let time = Some(Timestamp { seconds: 3, nanos });
+            assert!(
+                !progress.is_known(&Answer::Agent(GetAgentEventsResponse { time, ..Default::default() }))
+            );
+            let (seconds, nanos) = next;
+            assert_eq!(of(&progress), (Some(Timestamp { seconds, nanos }), 0));
+        }
     }
 
     #[test]

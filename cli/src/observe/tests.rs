@@ -56,7 +56,7 @@ impl Shared {
 fn stream(name: &str, address: std::net::SocketAddr, request: &GetFlowsRequest) -> NodeStream {
     let address = Address::Tcp(address.to_string());
     let target = Target { name: name.to_owned(), address, authorize: Authorize::default() };
-    NodeStream::new(target, request.clone(), Timeout::default())
+    NodeStream::new(target, request.clone().into(), Timeout::default())
 }
 
 async fn server(answers: Vec<GetFlowsResponse>, end: End) -> FakeObserver {

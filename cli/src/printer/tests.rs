@@ -485,7 +485,7 @@ fn json_is_the_whole_answer() {
     let impossible = Flow { time: Some(Timestamp { seconds: i64::MAX, nanos: 0 }), ..trace(0) };
     let (out, err) = printed(style, &[response(impossible)]);
     assert_eq!(out, "");
-    assert!(err.starts_with("cannot print a flow as JSON: timestamp out of range"), "{err}");
+    assert!(err.starts_with("cannot print an answer as JSON: timestamp out of range"), "{err}");
 }
 
 fn status(state: NodeState, names: &[&str], message: &str) -> GetFlowsResponse {
