@@ -21,6 +21,7 @@ mod hubble;
 mod identity;
 mod ingest;
 mod list;
+mod map;
 mod metrics;
 mod node;
 mod observe;
@@ -33,6 +34,7 @@ mod settings;
 mod status;
 mod target;
 mod tls;
+mod traffic;
 mod version;
 mod watch;
 
@@ -59,6 +61,13 @@ enum Command {
     ///
     /// Needs no rights and no agent. Equal input gives equal output, byte for byte.
     Ingest(Box<ingest::IngestArgs>),
+    /// Draw who talks to whom, out of flows.
+    Map(Box<map::MapArgs>),
+    /// Say why flows passed or not, by their uuids: the same as `policy why`.
+    #[command(
+        after_help = "Examples:\n  specola why $(specola observe --verdict DROPPED --last 1 -o json | jq -r .flow.uuid)\n  specola why --from shop/web --to shop/db --port 5432/tcp"
+    )]
+    Why(Box<policy::WhyArgs>),
     /// Show the state of flow servers and agents.
     Status(status::StatusArgs),
     /// Show endpoints.
@@ -146,6 +155,8 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<ExitCode> {
     match command {
         Command::Observe(args) => observe::run(&args, Personality::Specola),
         Command::Ingest(args) => ingest::run(&args),
+        Command::Map(args) => map::run(*args),
+        Command::Why(args) => policy::why(&args),
         Command::Status(args) => status::run(&args, Personality::Specola),
         Command::Endpoint(command) => endpoint::run(command),
         Command::Identity(command) => identity::run(command),

@@ -28,7 +28,7 @@ mod fake;
 mod tests;
 
 pub(crate) use answer::{Answer, Sink};
-pub(crate) use args::{ColorChoice, FormatArgs, ObserveArgs, RawFilterArgs};
+pub(crate) use args::{ColorChoice, FormatArgs, ObserveArgs, RawFilterArgs, SelectionArgs};
 pub(crate) use flags::FilterFlags;
 pub(crate) use plan::{filters, style};
 pub(crate) use time::{Layout, go_duration};
@@ -36,6 +36,7 @@ pub(crate) use time::{Layout, go_duration};
 use self::plan::Plan;
 use self::stream::NodeStream;
 use crate::error::UsageError;
+use crate::node::block_on;
 use crate::personality::Personality;
 use crate::printer::Printer;
 
@@ -75,6 +76,28 @@ pub(crate) fn run(args: &ObserveArgs, personality: Personality) -> anyhow::Resul
         let code = history::run(streams, plan.limit, printer, interrupt).await?;
         let is_quiet = personality == Personality::Hubble && code == ExitCode::from(interrupt::INTERRUPTED);
         Ok(if is_quiet { ExitCode::SUCCESS } else { code })
+    })
+}
+
+/// Hands all flows of the past that the arguments ask for to the sink.
+///
+/// # Errors
+/// The arguments are wrong, no server can be reached, or one refuses the request.
+pub(crate) fn collect(args: &ObserveArgs, sink: impl Sink) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &args.input_file {
+        return file::replay(
+            &Plan::new(args, jiff::Timestamp::now(), false, Personality::Specola)?,
+            path,
+            sink,
+        );
+    }
+    let targets = args.target.resolve()?;
+    let plan = Plan::new(args, jiff::Timestamp::now(), targets.len() > 1, Personality::Specola)?;
+    let stream = |target| NodeStream::new(target, plan.question(), args.target.timeout);
+    let streams = targets.into_iter().map(stream).collect();
+    block_on(async {
+        let interrupt = interrupt::listen().context("cannot listen for signals")?;
+        history::run(streams, plan.limit, sink, interrupt).await
     })
 }
 

@@ -20,6 +20,8 @@ mod list;
 mod test;
 mod why;
 
+pub(crate) use why::{WhyArgs, run as why};
+
 /// What to do with policies.
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
@@ -28,7 +30,7 @@ pub(crate) enum PolicyCommand {
     /// Check files of policies without a cluster; exit code 1 when one has an error.
     Validate(ValidateArgs),
     /// Say why a connection passes or not: the rules that decide, and the smallest change that turns it.
-    Why(Box<why::WhyArgs>),
+    Why(Box<WhyArgs>),
     /// List the policies in force with the endpoints that have them, or those of files.
     #[command(after_help = list::EXAMPLES)]
     List(list::ListArgs),

@@ -21,7 +21,7 @@ mod verdict;
 
 pub(crate) use self::endpoint::{flow_ends, identity_text};
 pub(crate) use self::kind::TRACE_POINTS;
-pub(crate) use self::summary::binary_size;
+pub(crate) use self::summary::{binary_size, extension};
 
 /// Form of the output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -146,7 +146,7 @@ impl<O: Write, E: Write> Printer<O, E> {
     }
 
     fn print_record(&mut self, flow: &Flow) -> io::Result<()> {
-        let extension = summary::extension(flow);
+        let extension = extension(flow);
         let values = record::values(flow, extension.as_ref());
         if self.style.form == Form::Ndjson {
             return writeln!(self.out, "{}", record::json(&values));
@@ -167,7 +167,7 @@ impl<O: Write, E: Write> Printer<O, E> {
         let time = self.style.time.format(flow.time);
         let ends = endpoint::Ends::of(flow, self.style.names);
         let kind = escape(&kind::text(flow));
-        let extension = self.style.extras.then(|| summary::extension(flow)).flatten();
+        let extension = self.style.extras.then(|| extension(flow)).flatten();
         let verdict = verdict::text(flow, extension.as_ref(), &self.style, self.paint);
         let summary = summary::text(flow, extension.as_ref(), self.paint);
         let node = escape(&flow.node_name);

@@ -11,11 +11,16 @@ fn golden(name: &str) -> PathBuf {
 
 /// Prints the recorded answers, and compares both outputs with the file.
 fn check(name: &str, program: &[&str], arguments: &[&str]) {
+    let program = [program, &["observe"]].concat();
+    check_command(name, &program, arguments);
+}
+
+fn check_command(name: &str, program: &[&str], arguments: &[&str]) {
     let what =
         if arguments.first().is_some_and(|first| first.ends_with("-events")) { "events" } else { "flows" };
     let input = golden(&format!("{what}.json")).display().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_specola"));
-    command.args(program).arg("observe").args(arguments).args(["--input-file", &input]);
+    command.args(program).args(arguments).args(["--input-file", &input]);
     command.env_clear().env("HOME", "/nonexistent").stdin(Stdio::null());
     let output = command.output().expect("specola runs");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -42,6 +47,22 @@ macro_rules! golden {
         }
     };
 }
+
+/// Maps of the same flows.
+macro_rules! golden_map {
+    ($test:ident: $($argument:literal)*) => {
+        #[test]
+        fn $test() {
+            check_command(&format!("{}.txt", stringify!($test).replace('_', "-")), &["map"], &[$($argument),*]);
+        }
+    };
+}
+
+golden_map!(map_text: "--by" "pod");
+golden_map!(map_dot: "-o" "dot");
+golden_map!(map_mermaid: "-o" "mermaid");
+golden_map!(map_json: "-o" "json" "--by" "namespace");
+golden_map!(map_dropped: "--verdict" "DROPPED" "--all");
 
 golden!(compact:);
 golden!(compact_hubble as hubble: "--print-policy-names");

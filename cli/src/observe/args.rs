@@ -39,6 +39,39 @@ pub(crate) struct ObserveArgs {
     pub(crate) format: FormatArgs,
 }
 
+impl ObserveArgs {
+    /// Arguments for flows with all that is known of them, for those that make something else of them.
+    pub(crate) const fn whole_flows(
+        input_file: Option<PathBuf>,
+        target: TargetArgs,
+        selection: SelectionArgs,
+        filters: FilterFlags,
+        raw_filters: RawFilterArgs,
+    ) -> Self {
+        let format = FormatArgs {
+            output: Output::Ndjson,
+            print_node_name: false,
+            print_policy_names: false,
+            time_format: Layout::StampMilli,
+            numeric: false,
+            ip_translation: true,
+            color: ColorChoice::Never,
+            field_mask: Vec::new(),
+            use_default_field_masks: true,
+            silent_errors: false,
+        };
+        Self { what: What::Flows, attach: None, input_file, target, selection, filters, raw_filters, format }
+    }
+}
+
+impl SelectionArgs {
+    /// Whether it says anything.
+    pub(crate) const fn is_given(&self) -> bool {
+        let Self { follow, last, first, all, since, until } = self;
+        *follow || last.is_some() || first.is_some() || *all || since.is_some() || until.is_some()
+    }
+}
+
 /// What `observe` shows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum What {

@@ -56,7 +56,7 @@ pub(crate) struct WhyArgs {
 ///
 /// # Errors
 /// An agent does not answer, a file cannot be read, or an end or flow is not known.
-pub(super) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     block_on(why(args))
 }
 

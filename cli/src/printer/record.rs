@@ -1,10 +1,11 @@
 //! A flow as a flat record of named values, for tables of other programs.
 
-use specola_proto::flow::{Flow, Policy, TrafficDirection, Verdict, layer4};
+use specola_proto::flow::{Flow, Policy, TrafficDirection, Verdict};
 use specola_proto::specola::v1::FlowExtension;
 
 use super::{escape, kind};
 use crate::observe::Layout;
+use crate::traffic::transport;
 
 /// One value.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -156,21 +157,6 @@ fn direction(flow: &Flow) -> Cell {
         Ok(TrafficDirection::Ingress) => text("ingress"),
         Ok(TrafficDirection::Egress) => text("egress"),
         _ => Cell::Absent,
-    }
-}
-
-/// Protocol and ports.
-fn transport(flow: &Flow) -> (&'static str, Option<u32>, Option<u32>) {
-    use layer4::Protocol;
-    match flow.l4.as_ref().and_then(|l4| l4.protocol.as_ref()) {
-        Some(Protocol::Tcp(tcp)) => ("tcp", Some(tcp.source_port), Some(tcp.destination_port)),
-        Some(Protocol::Udp(udp)) => ("udp", Some(udp.source_port), Some(udp.destination_port)),
-        Some(Protocol::Sctp(sctp)) => ("sctp", Some(sctp.source_port), Some(sctp.destination_port)),
-        Some(Protocol::IcmPv4(_)) => ("icmpv4", None, None),
-        Some(Protocol::IcmPv6(_)) => ("icmpv6", None, None),
-        Some(Protocol::Vrrp(_)) => ("vrrp", None, None),
-        Some(Protocol::Igmp(_)) => ("igmp", None, None),
-        None => ("", None, None),
     }
 }
 

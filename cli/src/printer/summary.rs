@@ -8,7 +8,7 @@ use crate::printer::escape;
 use crate::status::text::grouped;
 
 /// The extension of a flow; one that cannot be read counts as absent.
-pub(super) fn extension(flow: &Flow) -> Option<FlowExtension> {
+pub(crate) fn extension(flow: &Flow) -> Option<FlowExtension> {
     flow.extensions.as_ref().and_then(|any| any.unpack().ok().flatten())
 }
 
