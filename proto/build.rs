@@ -8,13 +8,14 @@ use prost::Message as _;
 use tonic_prost_build::FileDescriptorSet;
 
 /// Entry files; what they import is compiled too.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "flow/flow.proto",
     "observer/observer.proto",
     "peer/peer.proto",
     "relay/relay.proto",
     "specola/v1/agent.proto",
     "specola/v1/flow.proto",
+    "specola/v1/policy.proto",
 ];
 
 /// Packages that get Rust code; `google.protobuf` is written by hand in `src/google.rs`.

@@ -2,6 +2,7 @@
 
 mod ledger;
 mod metrics;
+mod policy;
 mod requests;
 mod socket;
 
@@ -14,6 +15,7 @@ use specola_flow_server::{FlowMetrics, FlowServer};
 use specola_lifecycle::{Drain, Readiness, build_info};
 use specola_proto::specola::v1 as pb;
 use specola_proto::specola::v1::agent_server::{Agent, AgentServer};
+use specola_proto::specola::v1::policy_admin_server::PolicyAdminServer;
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::socket::AdminSocket;
@@ -21,6 +23,7 @@ pub(crate) use self::socket::AdminSocket;
 use crate::endpoint::EndpointKey;
 use crate::net::Net;
 use crate::node::{NodeError, NodeGone, NodeHandle};
+use crate::overrides::OverrideError;
 
 /// Answers requests of the admin API.
 #[derive(Clone, Debug)]
@@ -64,6 +67,7 @@ impl AdminService {
     ) -> Result<(), tonic::transport::Error> {
         let (incoming, _file) = socket.into_incoming();
         tonic::transport::Server::builder()
+            .add_service(PolicyAdminServer::new(self.clone()))
             .add_service(AgentServer::new(self))
             .serve_with_incoming_shutdown(incoming, async move { drain.signalled().await })
             .await
@@ -248,7 +252,10 @@ fn status(error: NodeError) -> Status {
     match error {
         NodeError::Invalid { .. } => Status::invalid_argument(text),
         NodeError::Disconnecting(_) => Status::aborted(text),
-        NodeError::Gone(_) => Status::not_found(text),
+        NodeError::Gone(_) | NodeError::Unknown(_) => Status::not_found(text),
+        NodeError::Override(OverrideError::Invalid { .. }) => Status::invalid_argument(text),
+        NodeError::Override(OverrideError::TooManyNames) => Status::resource_exhausted(text),
+        NodeError::Override(OverrideError::File(_)) => Status::internal(text),
         NodeError::Full(_) | NodeError::Ipam(_) => Status::resource_exhausted(text),
         NodeError::State(_) | NodeError::Kernel(_) => Status::internal(text),
     }

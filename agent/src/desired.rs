@@ -65,12 +65,20 @@ fn same<K: Eq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {
 impl Desired {
     /// Whether the policies of a pod are only reported: its own annotation says so, or that of its namespace.
     pub(crate) fn is_audited(&self, namespace: &str, pod: &str) -> bool {
-        let enabled = |metadata: &ObjectMeta| {
-            metadata.annotations.get(AUDIT_ANNOTATION).is_some_and(|value| value == "enabled")
-        };
-        self.pod(namespace, pod).is_some_and(|pod| enabled(&pod.metadata))
-            || self.namespaces.get(namespace).is_some_and(|namespace| enabled(&namespace.metadata))
+        self.pod(namespace, pod).is_some_and(|pod| asks_for_audit(&pod.metadata))
+            || self.namespaces.get(namespace).is_some_and(|namespace| asks_for_audit(&namespace.metadata))
     }
+
+    /// Namespaces and pods whose own annotation says so.
+    pub(crate) fn annotated_audit(&self) -> (impl Iterator<Item = &String>, impl Iterator<Item = &PodKey>) {
+        let namespaces = self.namespaces.iter().filter(|(_, namespace)| asks_for_audit(&namespace.metadata));
+        let pods = self.pods.iter().filter(|(_, pod)| asks_for_audit(&pod.metadata));
+        (namespaces.map(|(name, _)| name), pods.map(|(key, _)| key))
+    }
+}
+
+fn asks_for_audit(metadata: &ObjectMeta) -> bool {
+    metadata.annotations.get(AUDIT_ANNOTATION).is_some_and(|value| value == "enabled")
 }
 
 /// A document that is not in force.

@@ -26,6 +26,7 @@ mod ipam;
 mod metrics;
 mod net;
 mod node;
+mod overrides;
 mod persist;
 mod preflight;
 mod revision;

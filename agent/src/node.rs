@@ -14,6 +14,7 @@ mod kernel;
 mod life;
 pub(crate) mod names;
 mod notices;
+mod operator;
 mod publish;
 mod realize;
 mod reconcile;
@@ -40,6 +41,7 @@ pub(crate) use self::entries::update as policy_update;
 pub(crate) use self::host::HostSettings;
 pub(crate) use self::identities::add_ports;
 pub(crate) use self::kernel::{Kernel, NodeDevices};
+pub(crate) use self::operator::AuditTarget;
 pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name, show_origins};
 
 use self::feed::DirectoryFeed;
@@ -54,6 +56,7 @@ use crate::endpoint::Turn;
 use crate::identity::LocalIdentities;
 use crate::ipam::Ipam;
 use crate::metrics::AgentMetrics;
+use crate::overrides::Overrides;
 use crate::revision::Revisions;
 use crate::store::{Contents, FlowApi, NodeSpec, Store};
 use crate::warnings::Warnings;
@@ -97,6 +100,7 @@ pub(crate) struct NodeParts {
     pub(crate) ipam: Ipam,
     pub(crate) cookies: CookieTable,
     pub(crate) revisions: Revisions,
+    pub(crate) overrides: Overrides,
     pub(crate) local_identities: LocalIdentities,
     pub(crate) metrics: AgentMetrics,
     pub(crate) warnings: Warnings,
@@ -173,13 +177,15 @@ struct Seen {
     contents_version: u64,
     /// Endpoints or addresses changed since, or something failed.
     touched: bool,
+    /// The operator's names changed since.
+    names: bool,
     /// What others see of an endpoint changed since.
     unpublished: bool,
 }
 
 impl Default for Seen {
     fn default() -> Self {
-        Self { desired: None, contents_version: 0, touched: true, unpublished: true }
+        Self { desired: None, contents_version: 0, touched: true, names: false, unpublished: true }
     }
 }
 
@@ -194,6 +200,7 @@ pub(crate) struct Node {
     ipam: Ipam,
     cookies: CookieTable,
     revisions: Revisions,
+    overrides: Overrides,
     local_identities: LocalIdentities,
     metrics: AgentMetrics,
     warnings: Warnings,
@@ -253,6 +260,7 @@ impl Node {
             ipam: parts.ipam,
             cookies: parts.cookies,
             revisions: parts.revisions,
+            overrides: parts.overrides,
             local_identities: parts.local_identities,
             metrics: parts.metrics,
             warnings: parts.warnings,

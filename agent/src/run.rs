@@ -41,6 +41,7 @@ use crate::ipam::Ipam;
 use crate::metrics::{AgentMetrics, ScrapedCounts};
 use crate::net::{AddressWatch, Net};
 use crate::node::{HeldFlows, Node, NodeHandle, NodeInputs, NodeParts, NodeSettings};
+use crate::overrides::Overrides;
 use crate::persist;
 use crate::revision::Revisions;
 use crate::store::{Contents, DirectoryStore, NoStore, Store};
@@ -125,6 +126,7 @@ impl Agent {
             ipam: state.ipam,
             cookies: state.cookies,
             revisions: state.revisions,
+            overrides: state.overrides,
             local_identities: state.local_identities,
             metrics: metrics.agent.clone(),
             warnings: warnings.clone(),
@@ -190,6 +192,7 @@ struct LocalState {
     ipam: Ipam,
     cookies: CookieTable,
     revisions: Revisions,
+    overrides: Overrides,
     local_identities: LocalIdentities,
 }
 
@@ -205,6 +208,7 @@ impl LocalState {
             ipam,
             cookies: CookieTable::open(&file("cookies.jsonl")).context("cookies")?,
             revisions: Revisions::open(&file("revisions.jsonl")).context("policy revisions")?,
+            overrides: Overrides::open(&file("overrides.json")).context("what the operator set")?,
             local_identities: LocalIdentities::open(&file("identities.json")).context("local identities")?,
         })
     }

@@ -16,6 +16,7 @@ mod columns;
 mod config;
 mod endpoint;
 mod error;
+mod fqdn;
 mod host_policy;
 mod hubble;
 mod identity;
@@ -76,9 +77,12 @@ enum Command {
     /// Show security identities.
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
-    /// Show or check policies.
+    /// Show, check and compare policies, and switch their audit mode.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Show and set which addresses policies take names of DNS for.
+    #[command(subcommand)]
+    Fqdn(fqdn::FqdnCommand),
     /// Show what is in the kernel: maps and programs, with and without an agent.
     #[command(subcommand)]
     Bpf(bpf::BpfCommand),
@@ -161,6 +165,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<ExitCode> {
         Command::Endpoint(command) => endpoint::run(command),
         Command::Identity(command) => identity::run(command),
         Command::Policy(command) => policy::run(command),
+        Command::Fqdn(command) => fqdn::run(command),
         Command::Bpf(command) => bpf::run(&command),
         Command::Metrics(command) => metrics::run(command),
         Command::HostPolicy(command) => host_policy::run(&command),

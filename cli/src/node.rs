@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Serialize;
 use specola_proto::specola::v1::agent_client::AgentClient;
+use specola_proto::specola::v1::policy_admin_client::PolicyAdminClient;
 use tonic::Response;
 
 use crate::error::status_text;
@@ -28,6 +29,7 @@ pub(crate) struct Node {
     target: Target,
     timeout: Timeout,
     client: AgentClient<Connection>,
+    policies: PolicyAdminClient<Connection>,
 }
 
 impl Node {
@@ -48,8 +50,9 @@ impl Node {
     /// # Errors
     /// It does not answer.
     pub(crate) async fn connect(target: Target, timeout: Timeout) -> anyhow::Result<Self> {
-        let client = AgentClient::new(target.connect(timeout).await?);
-        Ok(Self { target, timeout, client })
+        let channel = target.connect(timeout).await?;
+        let policies = PolicyAdminClient::new(channel.clone());
+        Ok(Self { target, timeout, client: AgentClient::new(channel), policies })
     }
 
     /// Name of the node in a sandbox, else the path of the socket.
@@ -69,7 +72,30 @@ impl Node {
     where
         F: Future<Output = Result<Response<T>, tonic::Status>>,
     {
-        let answer = tokio::time::timeout(self.timeout.0, call(self.client.clone())).await;
+        self.answer(what, call(self.client.clone())).await
+    }
+
+    /// Makes one call about what an operator sets.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) async fn call_policies<T, F>(
+        &mut self,
+        what: &str,
+        call: impl FnOnce(PolicyAdminClient<Connection>) -> F,
+    ) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<Response<T>, tonic::Status>>,
+    {
+        self.answer(what, call(self.policies.clone())).await
+    }
+
+    async fn answer<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<Response<T>, tonic::Status>>,
+    ) -> anyhow::Result<T> {
+        let answer = tokio::time::timeout(self.timeout.0, call).await;
         let answer = answer.with_context(|| format!("{}: cannot {what}: no answer in time", self.name()))?;
         match answer {
             Ok(response) => Ok(response.into_inner()),

@@ -16,6 +16,8 @@ use crate::node::{Node, Output, block_on, print_json, stdout};
 use crate::printer::escape;
 use crate::target::AdminArgs;
 
+mod audit;
+mod diff;
 mod list;
 mod test;
 mod why;
@@ -34,6 +36,14 @@ pub(crate) enum PolicyCommand {
     /// List the policies in force with the endpoints that have them, or those of files.
     #[command(after_help = list::EXAMPLES)]
     List(list::ListArgs),
+    /// Say what other policies would change: for which endpoints, peers, protocols and ports.
+    ///
+    /// Exit code 0: nothing; 1: something; 2: an error.
+    #[command(after_help = diff::EXAMPLES)]
+    Diff(Box<diff::DiffArgs>),
+    /// See what policies would drop without dropping it.
+    #[command(subcommand, after_help = audit::EXAMPLES)]
+    Audit(audit::AuditCommand),
     /// Play cases: clusters, policies, and what shall become of connections; exit code 1 when one fails.
     ///
     /// The format is described in docs/policy-test.md. No cluster is needed.
@@ -100,6 +110,8 @@ pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
         PolicyCommand::Validate(args) => validate(&args),
         PolicyCommand::Why(args) => why::run(&args),
         PolicyCommand::List(args) => list::run(&args),
+        PolicyCommand::Diff(args) => diff::run(&args),
+        PolicyCommand::Audit(command) => audit::run(&command),
         PolicyCommand::Test(args) => test::run(&args),
     }
 }

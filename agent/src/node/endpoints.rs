@@ -14,6 +14,7 @@ use super::life::Endpoint;
 use crate::endpoint::{EndpointFile, EndpointKey, State};
 use crate::ipam::IpamError;
 use crate::net::{PodLink, PodLinkRequest};
+use crate::overrides::OverrideError;
 use crate::persist::PersistError;
 use crate::store::{Key, Kind};
 
@@ -30,6 +31,10 @@ pub(crate) enum NodeError {
     Full(u32),
     #[error(transparent)]
     Ipam(#[from] IpamError),
+    #[error("{0}")]
+    Unknown(String),
+    #[error(transparent)]
+    Override(#[from] OverrideError),
     #[error(transparent)]
     State(#[from] PersistError),
     #[error("{0:#}")]

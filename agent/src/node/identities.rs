@@ -85,7 +85,7 @@ impl Node {
 
     /// Gives every prefix of the policies in force and of the desired ones an identity. Returns whether some had none.
     pub(super) fn allocate_prefixes(&mut self) -> anyhow::Result<bool> {
-        if !self.has_new_policies() {
+        if !self.has_new_policies() && !self.seen.names {
             return Ok(false);
         }
         let repository = self.engine.repository();
@@ -94,7 +94,7 @@ impl Node {
             new.iter().flat_map(|policy| repository.prefixes_of(policy)).collect();
         let mut selectors = repository.dns_selectors();
         selectors.extend(new.iter().flat_map(|policy| names::selectors(policy)));
-        let by_name = names::labels(&self.desired, &selectors);
+        let by_name = names::labels(self.names(), &selectors);
         prefixes.extend(by_name.keys());
         prefixes.extend(names::prefixes(&self.desired));
         self.local_identities.ensure(&prefixes)?;
@@ -112,6 +112,7 @@ impl Node {
                 allocated |= self.engine.insert_identity(identity, labels);
             }
         }
+        self.seen.names = false;
         Ok(allocated)
     }
 }

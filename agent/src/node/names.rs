@@ -1,6 +1,7 @@
 //! What policies refer to besides labels and prefixes: groups, services, names of DNS.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use specola_labels::Label;
@@ -48,9 +49,12 @@ pub(super) fn selectors(policy: &PolicyObject) -> impl Iterator<Item = &DnsRule>
 }
 
 /// Labels that addresses have for the names that policies select by.
-pub(crate) fn labels(desired: &Desired, selectors: &[&DnsRule]) -> BTreeMap<IpNet, BTreeSet<Label>> {
+pub(crate) fn labels<'a>(
+    names: impl Iterator<Item = (&'a String, &'a BTreeSet<IpAddr>)>,
+    selectors: &[&DnsRule],
+) -> BTreeMap<IpNet, BTreeSet<Label>> {
     let mut labels: BTreeMap<IpNet, BTreeSet<Label>> = BTreeMap::new();
-    for (name, addresses) in &desired.fqdn {
+    for (name, addresses) in names {
         for rule in selectors.iter().filter(|rule| rule.matches(name)) {
             for address in addresses {
                 labels.entry(IpNet::from(*address)).or_default().insert(rule.label());

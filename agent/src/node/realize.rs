@@ -80,7 +80,9 @@ impl Node {
         let made = (subject, self.engine.version(subject));
         let in_force = endpoint.realized.as_ref().and_then(|realized| realized.made_from);
         let file = &endpoint.file;
-        let audit = self.settings.audit_mode || self.desired.is_audited(&file.pod_namespace, &file.pod_name);
+        let audit = self.settings.audit_mode
+            || self.desired.is_audited(&file.pod_namespace, &file.pod_name)
+            || self.overrides.audited_namespaces().contains(&file.pod_namespace);
         let is_same_mode = endpoint.realized.as_ref().is_some_and(|realized| realized.audit == audit);
         if in_force == Some(made) && endpoint.state == State::Ready && is_same_mode {
             return Ok(None);

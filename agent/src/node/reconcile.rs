@@ -131,8 +131,8 @@ impl Node {
         for policy in self.new_policies() {
             let known = self.engine.repository().revision();
             match self.revisions.recall(&policy) {
-                Some(revision) => self.engine.restore((*policy).clone(), revision),
-                None => self.engine.upsert((*policy).clone()),
+                Some(revision) => self.engine.restore(self.overridden(&policy), revision),
+                None => self.engine.upsert(self.overridden(&policy)),
             };
             let revision = self.engine.repository().revision();
             if revision > known {
@@ -148,6 +148,7 @@ impl Node {
             }
         }
         self.revisions.commit(self.engine.repository().revision())?;
+        self.overrides.retain_policies(|policy| self.desired.policies.contains_key(policy))?;
         self.taken = Some(Arc::clone(&self.desired));
         let repository = self.engine.repository();
         if repository.revision() != before {
@@ -199,7 +200,7 @@ impl Node {
     fn forget_stale(&mut self, wanted: Option<HashMap<IpNet, IpInfo>>) -> anyhow::Result<()> {
         let repository = self.engine.repository();
         let prefixes = self.local_identities.iter().map(|(prefix, _)| prefix);
-        let by_name = names::labels(&self.desired, &repository.dns_selectors());
+        let by_name = names::labels(self.names(), &repository.dns_selectors());
         let is_needed = |prefix: &IpNet| repository.names_prefix(prefix) || by_name.contains_key(prefix);
         let unneeded: BTreeSet<IpNet> = prefixes.filter(|prefix| !is_needed(prefix)).collect();
         let wanted = match wanted {

@@ -16,6 +16,7 @@ use crate::store::DirectoryStore;
 
 mod identities;
 mod notices;
+mod operator;
 mod overflow;
 mod redirects;
 mod revisions;
@@ -225,6 +226,7 @@ impl Fixture {
             directory: writer,
             ipam: Ipam::open(&path("ipam.json"), &cidrs).expect("opens"),
             revisions: Revisions::open(&path("revisions.jsonl")).expect("opens"),
+            overrides: Overrides::open(&path("overrides.json")).expect("opens"),
             cookies: CookieTable::open(&path("cookies.jsonl")).expect("opens"),
             local_identities: LocalIdentities::open(&path("identities.json")).expect("opens"),
             metrics: AgentMetrics::new(),

@@ -2,7 +2,7 @@
 
 mod ends;
 mod show;
-mod world;
+pub(super) mod world;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
+use specola_policy::ParseOptions;
 use specola_policy::explain::{Change, Connection, Explainer, Explanation};
 
 use self::ends::{Asked, asked_by_flows, parse_port};
@@ -72,8 +73,11 @@ struct Answer<'a> {
 }
 
 async fn why(args: &WhyArgs) -> anyhow::Result<ExitCode> {
-    let world =
-        if args.file.is_empty() { World::live(&args.admin).await? } else { World::offline(&args.file)? };
+    let world = if args.file.is_empty() {
+        World::live(&args.admin).await?
+    } else {
+        World::offline(&args.file, ParseOptions::default())?
+    };
     let asked = asked(args).await?;
     let wants_change = args.change || asked.len() == 1;
     let mut explainer = Explainer::new(&world.repository, &world.identities);

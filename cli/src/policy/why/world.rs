@@ -1,34 +1,42 @@
 //! Pods, identities and policies, of live agents or of files.
 
+mod change;
+mod files;
 mod live;
 mod offline;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use specola_labels::{LabelSet, NumericIdentity};
 use specola_policy::eval::Verdict;
 use specola_policy::explain::{Connection, End, Explanation, Step};
-use specola_policy::{IdentityTable, NamedPorts, Repository, Subject};
+use specola_policy::{IdentityTable, NamedPorts, PolicyRef, Repository, Subject};
 use specola_proto::specola::v1 as pb;
 
+pub(in crate::policy) use self::change::Compared;
+pub(in crate::policy) use self::files::Files;
 use super::ends::Asked;
 use crate::error::UsageError;
 
 /// Everything that decides.
 #[derive(Debug)]
-pub(super) struct World {
-    pub(super) repository: Repository,
+pub(in crate::policy) struct World {
+    pub(in crate::policy) repository: Repository,
     /// Identities of all nodes. Numbers that mean something else on each node are given anew.
-    pub(super) identities: IdentityTable,
+    pub(in crate::policy) identities: IdentityTable,
     nodes: Vec<View>,
     /// By `namespace/name`; the nodes themselves by `node:name`.
     endpoints: BTreeMap<String, Endpoint>,
+    /// Addresses of names of DNS.
+    names: Vec<(String, Vec<IpAddr>)>,
+    /// Policies whose audit mode was switched on by the operator.
+    audited: BTreeSet<PolicyRef>,
 }
 
 /// How one node sees the world.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct View {
     name: String,
     /// Which identity an address is taken for.
@@ -79,11 +87,12 @@ impl World {
         if let Some(identity) = NumericIdentity::from_reserved_name(name) {
             return Ok(Known::Identity(name, identity));
         }
-        let Some(address) = name.parse::<IpAddr>().ok().or(address) else {
+        let Some(address) = name.parse::<IpAddr>().ok().or_else(|| self.address_of(name)).or(address) else {
             let known: Vec<&str> = self.endpoints.keys().take(8).map(String::as_str).collect();
             let known = if known.is_empty() { "no pod is known".to_owned() } else { known.join(", ") };
             return Err(UsageError::text(format!(
-                "{name:?} is no pod, node, address or reserved identity; pods are named namespace/pod: {known}"
+                "{name:?} is no pod, node, address, reserved identity or cached DNS name; pods are named namespace/pod: \
+                 {known}"
             )));
         };
         let has_it = |(_, endpoint): &(&String, &Endpoint)| endpoint.addresses.contains(&address);
@@ -91,6 +100,12 @@ impl World {
             Some((name, endpoint)) => Known::Endpoint(name, endpoint),
             None => Known::Address(name, address),
         })
+    }
+
+    /// The first address that DNS gave for a name.
+    fn address_of(&self, name: &str) -> Option<IpAddr> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        self.names.iter().find(|(known, _)| *known == name).and_then(|(_, all)| all.first().copied())
     }
 
     /// One end as the other one's node sees it.

@@ -1,11 +1,12 @@
 //! What agents have.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use specola_labels::{Label, LabelSet, NumericIdentity};
 use specola_policy::{
-    AllowLocalhost, CidrGroup, IdentityTable, IpFamilies, Mode, NamedPorts, ParseOptions, Repository,
-    Service, Settings, parse_policies_with,
+    AllowLocalhost, CidrGroup, IdentityTable, IpFamilies, Mode, NamedPorts, ParseOptions, PolicyRef,
+    Repository, Service, Settings, parse_policies_with,
 };
 use specola_proto::specola::v1 as pb;
 
@@ -20,6 +21,8 @@ struct Answers {
     identities: Vec<pb::Identity>,
     addresses: Vec<pb::Address>,
     endpoints: Vec<(pb::Endpoint, Vec<pb::PolicyEntry>)>,
+    names: Vec<pb::FqdnEntry>,
+    audited: Vec<pb::Audited>,
 }
 
 impl World {
@@ -27,7 +30,7 @@ impl World {
     ///
     /// # Errors
     /// One does not answer.
-    pub(in super::super) async fn live(admin: &AdminArgs) -> anyhow::Result<Self> {
+    pub(in crate::policy) async fn live(admin: &AdminArgs) -> anyhow::Result<Self> {
         let mut world: Option<Self> = None;
         for mut node in Node::all(admin).await? {
             let answers = Answers::ask(&mut node).await?;
@@ -56,14 +59,29 @@ impl World {
             let (file, line) = policy.source.rsplit_once(':').unwrap_or((policy.source.as_str(), "1"));
             for mut object in parse_policies_with(file, &policy.yaml, options).objects {
                 object.line += line.parse::<u32>().unwrap_or(1).saturating_sub(1);
+                object.audit |= policy.audit;
                 repository.restore(object, policy.revision);
             }
         }
+        let by_operator = |audited: &&pb::Audited| audited.source == "admin";
+        let audited = answers.audited.iter().filter(by_operator).collect::<Vec<_>>();
+        let is_audited = |reference: &PolicyRef| {
+            audited.iter().any(|one| {
+                one.kind == reference.kind.as_str()
+                    && one.namespace == reference.namespace
+                    && one.name == reference.name
+            })
+        };
+        let references = repository.iter().map(|stored| stored.object().reference.clone());
+        let audited = references.filter(is_audited).collect();
+        let names = answers.names.iter().map(name_of).collect();
         Self {
             repository,
             identities: IdentityTable::with_reserved(),
             nodes: Vec::new(),
             endpoints: BTreeMap::new(),
+            names,
+            audited,
         }
     }
 
@@ -108,7 +126,7 @@ impl World {
     }
 
     /// A number of the local scope that no node has been given here.
-    fn free_number(&self) -> NumericIdentity {
+    pub(super) fn free_number(&self) -> NumericIdentity {
         let last = self.identities.iter().last().map_or(NumericIdentity::UNKNOWN, |(identity, _)| identity);
         NumericIdentity(last.0.saturating_add(1).max(NumericIdentity::LOCAL_MIN.0))
     }
@@ -137,7 +155,15 @@ impl Answers {
                 node.call("show an endpoint", |mut c| async move { c.get_endpoint(request).await }).await?;
             endpoints.push((endpoint, found.policy));
         }
+        let request = pb::ListFqdnCacheRequest {};
+        let names =
+            node.call_policies("list names", |mut c| async move { c.list_fqdn_cache(request).await }).await?;
+        let request = pb::ListAuditRequest {};
+        let audited =
+            node.call_policies("list audit mode", |mut c| async move { c.list_audit(request).await }).await?;
         Ok(Self {
+            names: names.entries,
+            audited: audited.audited,
             status,
             policy,
             identities: identities.identities,
@@ -186,6 +212,10 @@ fn service_of(service: &pb::Service) -> Service {
         selector: service.selector.clone().into_iter().collect(),
         backends: service.backends.iter().filter_map(|address| address.parse().ok()).collect(),
     }
+}
+
+fn name_of(entry: &pb::FqdnEntry) -> (String, Vec<IpAddr>) {
+    (entry.name.clone(), entry.addresses.iter().filter_map(|address| address.parse().ok()).collect())
 }
 
 fn ports_of(list: &[pb::NamedPort]) -> NamedPorts {
