@@ -23,6 +23,10 @@ pub struct Repository {
     objects: Objects,
     /// Prefixes that policies name, with how often.
     prefixes: BTreeMap<IpNet, usize>,
+    /// Names and patterns of DNS that policies select by, with how often.
+    names: BTreeMap<(String, bool), (DnsRule, usize)>,
+    /// Number of times that the last policy that named such a prefix or name went.
+    forgotten: u64,
 }
 
 /// A policy with the revision of its last change.
@@ -42,6 +46,8 @@ impl Repository {
             policies: BTreeMap::new(),
             objects: Objects::default(),
             prefixes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            forgotten: 0,
         }
     }
 
@@ -80,7 +86,7 @@ impl Repository {
     /// Removes a policy and returns the new revision; none when it was not there.
     pub fn remove(&mut self, reference: &PolicyRef) -> Option<u64> {
         let old = self.policies.remove(reference)?;
-        self.count_prefixes(&old.object, false);
+        self.count(&old.object, false);
         self.revision += 1;
         Some(self.revision)
     }
@@ -191,15 +197,12 @@ impl Repository {
     /// Names and patterns of DNS that some policy selects by. An address that DNS gave for a matching name needs an
     /// identity with [`DnsRule::label`].
     pub fn dns_selectors(&self) -> Vec<&DnsRule> {
-        let mut selectors: Vec<&DnsRule> = Vec::new();
-        for peer in self.peers() {
-            if let Peer::Fqdn(name) = peer
-                && !selectors.contains(&name)
-            {
-                selectors.push(name);
-            }
-        }
-        selectors
+        self.names.values().map(|(name, _)| name).collect()
+    }
+
+    /// Grows when a prefix of [`Self::prefixes`], or one of [`Self::dns_selectors`], is named by no policy any more.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     fn peers(&self) -> impl Iterator<Item = &Peer> {
@@ -212,6 +215,7 @@ impl Repository {
         if changed {
             self.revision += 1;
             self.prefixes = self.count_all_prefixes();
+            self.forgotten += 1;
             for stored in self.policies.values_mut().filter(|stored| stored.object.refers_to_objects()) {
                 stored.rules =
                     compiled::compile(&stored.object, stored.revision, &self.settings, &self.objects);
@@ -221,18 +225,29 @@ impl Repository {
     }
 
     fn insert(&mut self, stored: StoredPolicy) {
-        self.count_prefixes(&stored.object, true);
+        self.count(&stored.object, true);
         if let Some(old) = self.policies.insert(stored.object.reference.clone(), stored) {
-            self.count_prefixes(&old.object, false);
+            self.count(&old.object, false);
         }
     }
 
-    fn count_prefixes(&mut self, object: &PolicyObject, more: bool) {
-        for prefix in self.prefixes_of(object) {
-            let count = self.prefixes.entry(prefix).or_default();
+    /// Counts the prefixes and names of a policy that comes, or goes.
+    fn count(&mut self, object: &PolicyObject, more: bool) {
+        let step = |count: &mut usize| {
             *count = if more { *count + 1 } else { count.saturating_sub(1) };
-            if *count == 0 {
+            *count == 0
+        };
+        for prefix in self.prefixes_of(object) {
+            if step(self.prefixes.entry(prefix).or_default()) {
                 self.prefixes.remove(&prefix);
+                self.forgotten += 1;
+            }
+        }
+        for name in object.dns_selectors() {
+            let key = name.key();
+            if step(&mut self.names.entry(key.clone()).or_insert_with(|| (name.clone(), 0)).1) {
+                self.names.remove(&key);
+                self.forgotten += 1;
             }
         }
     }
@@ -259,6 +274,8 @@ impl Repository {
             policies: self.policies.iter().map(|(name, policy)| (name.clone(), stored(policy))).collect(),
             objects: self.objects.clone(),
             prefixes: self.prefixes.clone(),
+            names: self.names.clone(),
+            forgotten: self.forgotten,
         }
     }
 

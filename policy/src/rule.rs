@@ -179,6 +179,12 @@ impl PolicyObject {
 }
 
 impl PolicyObject {
+    /// Names and patterns of DNS that the policy selects by.
+    pub fn dns_selectors(&self) -> impl Iterator<Item = &DnsRule> {
+        let peers = self.rules.iter().flat_map(|rule| &rule.entries).flat_map(|entry| &entry.peers);
+        peers.filter_map(|peer| if let Peer::Fqdn(name) = peer { Some(name) } else { None })
+    }
+
     /// Whether the meaning depends on groups of prefixes or on services.
     pub(crate) fn refers_to_objects(&self) -> bool {
         let peers = self.rules.iter().flat_map(|rule| &rule.entries).flat_map(|entry| &entry.peers);

@@ -66,6 +66,11 @@ impl DnsRule {
         self.pattern.is_some()
     }
 
+    /// Differs where the rules do: the text, and whether it is a pattern.
+    pub(crate) fn key(&self) -> (String, bool) {
+        (self.text.clone(), self.pattern.is_some())
+    }
+
     /// The name or pattern.
     pub fn text(&self) -> &str {
         &self.text
