@@ -1,7 +1,7 @@
 //! The desired state: Kubernetes objects in a watched directory of YAML files.
 //!
-//! Every change of the directory gives one new [`Desired`], whole. A document that is wrong is refused with file, line
-//! and field; its last good version stays in force until the document is corrected or removed.
+//! Every change of the directory gives a new [`Desired`], which shares with the one before what is the same. A document
+//! that is wrong is refused with file, line and field; its last good version stays in force until the document is corrected or removed.
 
 mod directory;
 mod file;
@@ -9,8 +9,10 @@ mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use specola_policy::{AUDIT_ANNOTATION, CidrGroup, PolicyObject, PolicyRef, Service};
 
 pub(crate) use directory::DesiredDirectory;
@@ -20,19 +22,50 @@ pub(crate) use objects::{Namespace, Node, Pod};
 /// Namespace and name of a pod.
 pub(crate) type PodKey = (String, String);
 
-/// Everything that shall be, at one moment.
+/// An object that several states have. It equals itself only, so that comparing is quick.
+#[derive(Debug)]
+pub(crate) struct Shared<T>(Arc<T>);
+
+impl<T> Shared<T> {
+    /// The same object.
+    pub(crate) fn of(object: &Arc<T>) -> Self {
+        Self(Arc::clone(object))
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self::of(&self.0)
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = Arc<T>;
+
+    fn deref(&self) -> &Arc<T> {
+        &self.0
+    }
+}
+
+impl<T> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// Everything that shall be, at one moment. Copies share what they have in common.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Desired {
-    pub(crate) namespaces: BTreeMap<String, Arc<Namespace>>,
-    pub(crate) nodes: BTreeMap<String, Arc<Node>>,
-    pub(crate) pods: BTreeMap<PodKey, Arc<Pod>>,
-    pub(crate) policies: BTreeMap<PolicyRef, Arc<PolicyObject>>,
+    pub(crate) namespaces: OrdMap<String, Shared<Namespace>>,
+    pub(crate) nodes: OrdMap<String, Shared<Node>>,
+    pub(crate) pods: OrdMap<PodKey, Shared<Pod>>,
+    pub(crate) policies: OrdMap<PolicyRef, Shared<PolicyObject>>,
     /// Groups of prefixes that policies refer to.
-    pub(crate) cidr_groups: BTreeMap<String, CidrGroup>,
+    pub(crate) cidr_groups: OrdMap<String, CidrGroup>,
     /// Services that policies refer to, by namespace and name.
-    pub(crate) services: BTreeMap<(String, String), Service>,
+    pub(crate) services: OrdMap<(String, String), Service>,
     /// Addresses that DNS gave for names.
-    pub(crate) fqdn: BTreeMap<String, BTreeSet<IpAddr>>,
+    pub(crate) fqdn: OrdMap<String, BTreeSet<IpAddr>>,
     /// Documents that are not in force.
     pub(crate) refused: Vec<Refused>,
     /// Documents of kinds that are not used here, and what else should be known.
@@ -47,8 +80,15 @@ impl Desired {
             && same(&self.pods, &other.pods)
     }
 
+    /// Whether groups of prefixes, services and addresses of names are those of the other state.
+    pub(crate) fn same_names(&self, other: &Self) -> bool {
+        self.cidr_groups.diff(&other.cidr_groups).next().is_none()
+            && self.services.diff(&other.services).next().is_none()
+            && self.fqdn.diff(&other.fqdn).next().is_none()
+    }
+
     /// The pod of that name.
-    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<Pod>> {
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&Shared<Pod>> {
         self.pods.get(&(namespace.to_owned(), name.to_owned()))
     }
 
@@ -58,8 +98,8 @@ impl Desired {
     }
 }
 
-fn same<K: Eq, V>(a: &BTreeMap<K, Arc<V>>, b: &BTreeMap<K, Arc<V>>) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
+fn same<K: Ord, V>(a: &OrdMap<K, Shared<V>>, b: &OrdMap<K, Shared<V>>) -> bool {
+    a.diff(b).next().is_none()
 }
 
 impl Desired {

@@ -9,7 +9,7 @@ use specola_lifecycle::Drain;
 use tokio::sync::watch;
 
 use crate::desired::{Desired, DesiredDirectory};
-use crate::fs_watch::DirWatch;
+use crate::fs_watch::{Changed, DirWatch};
 use crate::net::{AddressWatch, Net};
 use crate::node::NodeHandle;
 use crate::store::{Contents, DirectoryStore, Store};
@@ -26,20 +26,37 @@ pub(crate) struct DesiredFollower {
 
 impl DesiredFollower {
     pub(crate) async fn run(mut self, drain: Drain) -> std::io::Result<()> {
+        let mut changed = Changed::Anything;
         loop {
-            // The directory may have been removed and made again.
-            let watched = self.watch.add(self.directory.root());
-            self.warnings
-                .set("desired", watched.err().map(|error| format!("cannot watch: {error}; polling")));
-            if self.directory.scan() {
-                self.out.send_replace(Arc::new(self.directory.merge()));
+            let is_other = match &changed {
+                Changed::Anything => {
+                    // The directory may have been removed and made again.
+                    let watched = self.watch.add(self.directory.root());
+                    self.warnings
+                        .set("desired", watched.err().map(|error| format!("cannot watch: {error}; polling")));
+                    self.directory.scan()
+                }
+                Changed::Paths(paths) => self.directory.scan_paths(paths),
+            };
+            if is_other {
+                self.publish();
             }
-            tokio::select! {
+            // Nobody who waits for the policies waits for this.
+            if self.directory.remember() {
+                self.publish();
+            }
+            changed = tokio::select! {
                 biased;
                 () = drain.signalled() => return Ok(()),
                 changed = self.watch.changed() => changed?,
-            }
+            };
         }
+    }
+}
+
+impl DesiredFollower {
+    fn publish(&self) {
+        self.out.send_replace(Arc::new(self.directory.merge()));
     }
 }
 
@@ -73,7 +90,7 @@ impl StoreFollower {
             tokio::select! {
                 biased;
                 () = drain.signalled() => return Ok(()),
-                changed = self.watch.changed() => changed?,
+                changed = self.watch.changed() => drop(changed?),
             }
         }
     }

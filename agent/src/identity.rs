@@ -46,21 +46,28 @@ impl LocalIdentities {
         Ok(persist::peek_json::<State>(path)?.unwrap_or_default().prefixes)
     }
 
-    /// Gives every prefix a number, on disk when this returns. Returns whether there were new ones.
-    pub(crate) fn ensure(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<bool, LocalIdentityError> {
+    /// Gives every prefix a number, on disk when this returns. Returns those that had none.
+    pub(crate) fn ensure(
+        &mut self,
+        prefixes: &BTreeSet<IpNet>,
+    ) -> Result<Vec<(IpNet, NumericIdentity)>, LocalIdentityError> {
         let missing: Vec<IpNet> =
             prefixes.iter().filter(|prefix| !self.state.prefixes.contains_key(prefix)).copied().collect();
         if missing.is_empty() {
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let mut next = self.state.clone();
+        let mut used: BTreeSet<u32> = next.prefixes.values().copied().collect();
+        let mut given = Vec::new();
         for prefix in missing {
-            let number = next.free_number()?;
+            let number = next.free_number(&used)?;
+            used.insert(number);
             next.prefixes.insert(prefix, number);
+            given.push((prefix, NumericIdentity(number)));
         }
         persist::save_json(&self.path, &next)?;
         self.state = next;
-        Ok(true)
+        Ok(given)
     }
 
     /// Forgets prefixes, and returns their numbers.
@@ -74,6 +81,11 @@ impl LocalIdentities {
         Ok(gone)
     }
 
+    /// How many prefixes have a number.
+    pub(crate) fn len(&self) -> usize {
+        self.state.prefixes.len()
+    }
+
     /// Every prefix with its number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpNet, NumericIdentity)> + '_ {
         self.state.prefixes.iter().map(|(prefix, number)| (*prefix, NumericIdentity(*number)))
@@ -82,9 +94,8 @@ impl LocalIdentities {
 
 impl State {
     /// The next number in turn, so that a released one is not taken again soon.
-    fn free_number(&mut self) -> Result<u32, LocalIdentityError> {
+    fn free_number(&mut self, used: &BTreeSet<u32>) -> Result<u32, LocalIdentityError> {
         let (first, last) = (NumericIdentity::LOCAL_MIN.0, NumericIdentity::LOCAL_MAX.0);
-        let used: BTreeSet<u32> = self.prefixes.values().copied().collect();
         let start = if (first..=last).contains(&self.next) { self.next } else { first };
         let number = (start..=last)
             .chain(first..start)
@@ -112,8 +123,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("identities.json");
         let mut identities = LocalIdentities::open(&path).expect("opens");
-        assert!(identities.ensure(&prefixes(&["10.0.0.0/8", "fd00::/8"])).expect("allocates"));
-        assert!(!identities.ensure(&prefixes(&["10.0.0.0/8"])).expect("known"));
+        assert_eq!(identities.ensure(&prefixes(&["10.0.0.0/8", "fd00::/8"])).expect("allocates").len(), 2);
+        assert!(identities.ensure(&prefixes(&["10.0.0.0/8"])).expect("known").is_empty());
         let before = numbers(&identities);
         assert_eq!(before[0], ("10.0.0.0/8".to_owned(), (1 << 24) + 1));
         assert_eq!(numbers(&LocalIdentities::open(&path).expect("opens again")), before);

@@ -111,7 +111,7 @@ impl Ingest {
             anyhow::ensure!(is_known, "--node {node}: no node or pod of the endpoints file names it");
         }
         for policy in desired.policies.values() {
-            digest.update(format!("{policy:?}"));
+            digest.update(format!("{:?}", **policy));
         }
         digest.update(format!("{:?} {} {}", options.node, options.audit_mode, options.trace_interval_ms));
         let info = NodeInfo {

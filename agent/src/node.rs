@@ -15,6 +15,7 @@ mod life;
 pub(crate) mod names;
 mod notices;
 mod operator;
+mod policies;
 mod publish;
 mod realize;
 mod reconcile;
@@ -49,6 +50,7 @@ use self::host::HostEndpoint;
 use self::ips::NodeAddresses;
 use self::life::Endpoint;
 use self::notices::Notices;
+use self::policies::Named;
 use crate::config::PolicyOverflow;
 use crate::cookie::CookieTable;
 use crate::desired::Desired;
@@ -181,11 +183,20 @@ struct Seen {
     names: bool,
     /// What others see of an endpoint changed since.
     unpublished: bool,
+    /// What decided which prefixes have identities.
+    named: Option<Named>,
 }
 
 impl Default for Seen {
     fn default() -> Self {
-        Self { desired: None, contents_version: 0, touched: true, names: false, unpublished: true }
+        Self {
+            desired: None,
+            contents_version: 0,
+            touched: true,
+            names: false,
+            unpublished: true,
+            named: None,
+        }
     }
 }
 
@@ -212,8 +223,10 @@ pub(crate) struct Node {
     desired: Arc<Desired>,
     /// What the last pass was about.
     seen: Seen,
-    /// The desired state whose policies the engine has.
+    /// The desired state whose policies the engine has; none when that is not certain.
     taken: Option<Arc<Desired>>,
+    /// The desired state whose groups and services the engine has.
+    objects: Arc<Desired>,
     contents: Arc<Contents>,
     /// Grows with each new `contents`.
     contents_version: u64,
@@ -271,6 +284,7 @@ impl Node {
             desired,
             seen: Seen::default(),
             taken: None,
+            objects: Arc::default(),
             contents,
             contents_version: 0,
             endpoints: BTreeMap::new(),

@@ -256,7 +256,7 @@ fn open_shared_store(config: &AgentConfig) -> anyhow::Result<Option<Arc<Director
 /// Reads the desired state, and waits until it has this node with its pod CIDRs. A machine without pods needs neither.
 async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory, NodeObject)> {
     let language = config.language.options();
-    let memory = config.state_dir.join("desired.json");
+    let memory = config.state_dir.join("desired.jsonl");
     let mut files = DesiredDirectory::open(&config.desired_dir, &memory, language)?;
     let watch = DirWatch::new().context("watching the desired state")?;
     watch.add(&config.desired_dir).with_context(|| format!("watching {}", config.desired_dir.display()))?;
@@ -283,7 +283,7 @@ async fn read_desired(config: &AgentConfig) -> anyhow::Result<(DesiredDirectory,
                 }
             }
         }
-        watch.changed().await?;
+        drop(watch.changed().await?);
     }
 }
 

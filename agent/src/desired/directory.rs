@@ -1,49 +1,70 @@
 //! The directory as a whole.
 
-use std::collections::BTreeMap;
-use std::fs::{File, FileType, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+mod memory;
+mod merged;
+mod reading;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
-use specola_policy::{ParseOptions, Service};
+use specola_policy::ParseOptions;
 
-use super::file::{FileState, Located, Object, SavedDocument};
-use super::objects::FqdnName;
-use super::{Desired, Refused};
-use crate::persist::{self, PersistError};
+use self::memory::Memory;
+use self::merged::Merged;
+use self::reading::{Reading, is_yaml, read_text, yaml_files};
+use super::Desired;
+use super::file::{FileState, ObjectKey};
+use crate::persist::PersistError;
 
-/// Files of the desired state, read again after each change.
+/// Files of the desired state. After a change only the files are read that it is about, and only what they define
+/// becomes other.
 #[derive(Debug)]
 pub(crate) struct DesiredDirectory {
     root: PathBuf,
     files: BTreeMap<String, FileState>,
+    merged: Merged,
     /// Parts of the policy language that may be used.
     options: ParseOptions,
     /// Where the documents in force are kept for the next start.
     /// None = they are not kept.
-    memory: Option<PathBuf>,
+    memory: Option<Memory>,
+    /// Files whose documents are not kept yet.
+    unsaved: BTreeSet<String>,
     /// Why the directory itself could not be read last time.
     problem: Option<String>,
+    /// Why the documents could not be kept.
+    forgetful: Option<String>,
 }
 
 impl DesiredDirectory {
     /// A directory that was not read yet. `memory` has the documents that were in force when the agent ended: a
     /// document that was broken meanwhile must not take its policy away.
     pub(crate) fn open(root: &Path, memory: &Path, options: ParseOptions) -> Result<Self, PersistError> {
-        let saved: BTreeMap<String, Vec<SavedDocument>> = persist::load_json(memory)?.unwrap_or_default();
-        let mut files = BTreeMap::new();
-        for (file, documents) in saved {
-            let state = FileState::restore(&file, documents, options);
-            files.insert(file, state);
+        let (memory, saved) = Memory::open(memory)?;
+        let mut directory = Self { memory: Some(memory), ..Self::once(root.to_owned(), options) };
+        for (name, documents) in saved {
+            let state = FileState::restore(&name, documents, options);
+            directory.replace(&name, |slot| {
+                *slot = Some(state);
+                true
+            });
         }
-        Ok(Self { root: root.to_owned(), files, options, memory: Some(memory.to_owned()), problem: None })
+        directory.unsaved.clear();
+        Ok(directory)
     }
 
     /// A directory that is read once: nothing of it is kept.
-    pub(crate) const fn once(root: PathBuf, options: ParseOptions) -> Self {
-        Self { root, files: BTreeMap::new(), options, memory: None, problem: None }
+    pub(crate) fn once(root: PathBuf, options: ParseOptions) -> Self {
+        Self {
+            root,
+            files: BTreeMap::new(),
+            merged: Merged::default(),
+            options,
+            memory: None,
+            unsaved: BTreeSet::new(),
+            problem: None,
+            forgetful: None,
+        }
     }
 
     /// The directory.
@@ -51,7 +72,8 @@ impl DesiredDirectory {
         &self.root
     }
 
-    /// Reads what changed. Returns whether anything did. Blocks on the file system.
+    /// Looks at all files and reads those that may have changed. Returns whether anything did. Blocks on the file
+    /// system.
     ///
     /// A directory that cannot be read changes nothing but the warnings: losing it must not open the network.
     pub(crate) fn scan(&mut self) -> bool {
@@ -64,21 +86,31 @@ impl DesiredDirectory {
             }
         };
         let mut changed = self.problem.take().is_some();
-        let before = self.files.len();
-        self.files.retain(|name, _| names.contains(name));
-        changed |= self.files.len() != before;
-        for name in names {
-            let contents = read_text(&self.root.join(&name));
-            let options = self.options;
-            let state = self.files.entry(name.clone()).or_default();
-            changed |= match contents {
-                Ok(Some(text)) => state.update(&name, text, options),
-                Ok(None) => false,
-                Err(cause) => state.unreadable(&name, &cause),
-            };
+        let gone: Vec<String> = self.files.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in &gone {
+            changed |= self.replace(name, |slot| slot.take().is_some());
         }
-        if changed && let Err(error) = self.remember() {
-            self.problem = Some(error.to_string());
+        for name in &names {
+            changed |= self.look_at(name);
+        }
+        changed
+    }
+
+    /// Looks at some files; others of the paths do not matter. Returns whether anything changed.
+    pub(crate) fn scan_paths(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
+        let root = self.root.clone();
+        let inside = paths.iter().filter(|path| path.parent() == Some(&root));
+        let names = inside.filter_map(|path| path.file_name()?.to_str()).filter(|name| is_yaml(name));
+        let mut changed = false;
+        for name in names {
+            let path = root.join(name);
+            let is_gone = reading::is_gone(&path);
+            if is_gone && !root.is_dir() {
+                // Not the file is gone but the directory: the next look at all of it says so.
+                continue;
+            }
+            changed |=
+                if is_gone { self.replace(name, |slot| slot.take().is_some()) } else { self.look_at(name) };
         }
         changed
     }
@@ -86,146 +118,65 @@ impl DesiredDirectory {
     /// The desired state that the files give together. Of several definitions of an object the first counts, in the
     /// order of file names.
     pub(crate) fn merge(&self) -> Desired {
-        let mut desired = Desired { warnings: self.problem.iter().cloned().collect(), ..Desired::default() };
-        let mut seen = BTreeMap::new();
-        for (file, state) in &self.files {
-            desired.refused.extend(state.refused.iter().cloned());
-            desired.warnings.extend(state.warnings.iter().cloned());
-            for (key, located) in &state.objects {
-                if let Some((other, line)) = seen.get(key) {
-                    let cause = format!("metadata.name: {key} is defined in {other}:{line} already");
-                    desired.refused.push(Refused {
-                        file: file.clone(),
-                        line: located.line,
-                        errors: vec![cause],
-                        object: key.to_string(),
-                    });
-                    continue;
-                }
-                seen.insert(key, (file, located.line));
-                insert(&mut desired, located);
-            }
-        }
-        let backends = self.files.values().flat_map(|state| state.objects.values());
-        for located in backends {
-            if let Object::Backends(backends) = &located.object {
-                let key = (backends.namespace.clone(), backends.service.clone());
-                if let Some(service) = desired.services.get_mut(&key) {
-                    service.backends.extend(&backends.addresses);
-                }
-            }
-        }
+        let mut desired = self.merged.desired(&self.files);
+        let own = self.problem.iter().chain(&self.forgetful).cloned();
+        desired.warnings.splice(0..0, own);
         desired
     }
-}
 
-impl DesiredDirectory {
-    fn remember(&self) -> Result<(), PersistError> {
-        let Some(memory) = &self.memory else { return Ok(()) };
-        let saved: BTreeMap<&String, Vec<SavedDocument>> =
-            self.files.iter().map(|(file, state)| (file, state.save())).collect();
-        persist::save_json(memory, &saved)
-    }
-}
-
-fn insert(desired: &mut Desired, located: &Located) {
-    match located.object.clone() {
-        Object::Namespace(name, object) => drop(desired.namespaces.insert(name, object)),
-        Object::Node(name, object) => drop(desired.nodes.insert(name, object)),
-        Object::Pod(key, object) => drop(desired.pods.insert(key, object)),
-        Object::Policy(reference, object) => drop(desired.policies.insert(reference, object)),
-        Object::CidrGroup(group) => drop(desired.cidr_groups.insert(group.name.clone(), group)),
-        Object::Service(namespace, object) => {
-            let name = object.metadata.name;
-            let key = (namespace.clone(), name.clone());
-            let (labels, selector) = (object.metadata.labels, object.spec.selector);
-            let service = Service { namespace, name, labels, selector, backends: Vec::new() };
-            drop(desired.services.insert(key, service));
+    /// Keeps the documents in force for the next start. Returns whether something is to be said about that, or not any
+    /// more. Blocks on the file system.
+    pub(crate) fn remember(&mut self) -> bool {
+        let Some(memory) = &mut self.memory else { return false };
+        let result = memory.remember(&self.files, &self.unsaved);
+        if result.is_ok() {
+            self.unsaved.clear();
         }
-        // Joined with their services when all are known.
-        Object::Backends(_) => {}
-        Object::Names(names) => {
-            for FqdnName { name, addresses } in names {
-                desired.fqdn.entry(name).or_default().extend(addresses);
+        let problem = result.err().map(|error| error.to_string());
+        std::mem::replace(&mut self.forgetful, problem.clone()) != problem
+    }
+
+    /// The state of the files put together from nothing.
+    #[cfg(test)]
+    fn merged_anew(&self) -> Desired {
+        let mut merged = Merged::default();
+        for name in self.files.keys() {
+            merged.follow(&self.files, name, Vec::new());
+        }
+        merged.desired(&self.files)
+    }
+
+    /// Reads a file that is there. Returns whether it is another one.
+    fn look_at(&mut self, name: &str) -> bool {
+        let known = self.files.get(name).and_then(FileState::stamp);
+        let reading = read_text(&self.root.join(name), known);
+        let options = self.options;
+        match reading {
+            Ok(Reading::Same | Reading::Gone) => false,
+            Ok(Reading::Text(text, stamp)) => {
+                self.replace(name, |slot| slot.get_or_insert_default().update(name, text, stamp, options))
+            }
+            Err(cause) => self.replace(name, |slot| slot.get_or_insert_default().unreadable(name, &cause)),
+        }
+    }
+
+    /// Changes what a file gives, by a function that says whether it did.
+    fn replace(&mut self, name: &str, change: impl FnOnce(&mut Option<FileState>) -> bool) -> bool {
+        let mut slot = self.files.remove(name);
+        let before: Vec<ObjectKey> = slot.iter().flat_map(|state| state.objects.keys().cloned()).collect();
+        let changed = change(&mut slot);
+        if let Some(state) = slot {
+            self.files.insert(name.to_owned(), state);
+        }
+        if changed {
+            self.merged.follow(&self.files, name, before);
+            if self.memory.is_some() {
+                self.unsaved.insert(name.to_owned());
             }
         }
+        changed
     }
 }
-
-/// Names of the YAML files, sorted; hidden ones and links to nothing are left out.
-fn yaml_files(root: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(root)? {
-        let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let known = [".yaml", ".yml", ".json"].iter().any(|suffix| name.ends_with(suffix));
-        let is_gone = || std::fs::metadata(&path).is_err_and(|error| is_missing(&error));
-        if known && !name.starts_with('.') && !is_gone() {
-            names.push(name.to_owned());
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// The text of a file; nothing when it vanished since the listing. Never waits for a writer.
-fn read_text(path: &Path) -> Result<Option<String>, String> {
-    match open_regular(path) {
-        Ok(Ok(file)) => text_of(&file).map(Some),
-        Ok(Err(kind)) => Err(format!("it is a {kind}, not a regular file; rename or remove it")),
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(unreadable(&error)),
-    }
-}
-
-/// The open file, or what it is instead.
-fn open_regular(path: &Path) -> io::Result<Result<File, &'static str>> {
-    // Opening a device may do something already, so the name is looked at first.
-    let named = std::fs::metadata(path)?.file_type();
-    if !named.is_file() {
-        return Ok(Err(kind_of(named)));
-    }
-    // The name may stand for a pipe by now, and opening that one would wait for its writer.
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    let opened = file.metadata()?.file_type();
-    Ok(if opened.is_file() { Ok(file) } else { Err(kind_of(opened)) })
-}
-
-fn kind_of(kind: FileType) -> &'static str {
-    match kind {
-        kind if kind.is_dir() => "directory",
-        kind if kind.is_fifo() => "named pipe",
-        kind if kind.is_socket() => "socket",
-        _ => "device",
-    }
-}
-
-fn text_of(file: &File) -> Result<String, String> {
-    let too_long = || format!("the file has more than {MAX_FILE_BYTES} bytes; split it");
-    if file.metadata().map_err(|error| unreadable(&error))?.len() > MAX_FILE_BYTES {
-        return Err(too_long());
-    }
-    // It may grow while it is read.
-    let mut bytes = Vec::new();
-    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-    if read as u64 > MAX_FILE_BYTES {
-        return Err(too_long());
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        format!("the file is not UTF-8 text (byte {at}); save it as UTF-8, or remove it")
-    })
-}
-
-fn unreadable(error: &io::Error) -> String {
-    format!("cannot read the file: {error}")
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-}
-
-const MAX_FILE_BYTES: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use super::objects::{
     ObjectMeta, Pod, ServiceObject,
 };
 use super::{PodKey, Refused};
+use crate::stamp::FileStamp;
 
 /// Kind, namespace and name of an object.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -62,6 +63,8 @@ pub(super) struct Located {
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileState {
     text: Option<String>,
+    /// Tells whether the file was changed since.
+    stamp: Option<FileStamp>,
     pub(super) objects: BTreeMap<ObjectKey, Located>,
     pub(super) refused: Vec<Refused>,
     pub(super) warnings: Vec<String>,
@@ -90,6 +93,11 @@ impl FileState {
         Self { objects: reading.state.objects, ..Self::default() }
     }
 
+    /// What tells whether the file was changed since it was read; none when it is to be read again.
+    pub(super) fn stamp(&self) -> Option<FileStamp> {
+        self.stamp
+    }
+
     /// The documents in force.
     pub(super) fn save(&self) -> Vec<SavedDocument> {
         let saved = |located: &Located| SavedDocument { line: located.line, text: located.text.clone() };
@@ -97,7 +105,14 @@ impl FileState {
     }
 
     /// Takes the file's new contents. Returns whether they differ from the ones before.
-    pub(super) fn update(&mut self, file: &str, text: String, options: ParseOptions) -> bool {
+    pub(super) fn update(
+        &mut self,
+        file: &str,
+        text: String,
+        stamp: Option<FileStamp>,
+        options: ParseOptions,
+    ) -> bool {
+        self.stamp = stamp;
         if self.text.as_ref() == Some(&text) {
             return false;
         }
@@ -114,6 +129,7 @@ impl FileState {
             .collect::<Vec<_>>();
         state.objects.extend(kept);
         state.text = Some(text);
+        state.stamp = stamp;
         *self = state;
         true
     }
@@ -126,6 +142,7 @@ impl FileState {
             return false;
         }
         self.text = None;
+        self.stamp = None;
         self.refused = vec![refused];
         true
     }

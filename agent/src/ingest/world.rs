@@ -52,7 +52,7 @@ pub(super) fn build(
         repository.upsert_service(service.clone());
     }
     for policy in desired.policies.values() {
-        repository.upsert((**policy).clone());
+        repository.upsert((***policy).clone());
     }
     let mut identities = IdentityTable::with_reserved();
     let pods = pods(options, file, desired, &mut identities)?;

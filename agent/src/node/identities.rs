@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use specola_datapath::abi::proto;
 use specola_labels::{Label, LabelFilter, LabelSet, NumericIdentity, PodLabels, source};
+use specola_policy::rule::DnsRule;
 use specola_policy::{NamedPorts, cidr_identity_labels};
 
 use super::life::Endpoint;
@@ -88,20 +89,40 @@ impl Node {
         if !self.has_new_policies() && !self.seen.names {
             return Ok(false);
         }
+        let changes = self.policy_changes();
         let repository = self.engine.repository();
-        let new = self.new_policies();
         let mut prefixes: BTreeSet<IpNet> =
-            new.iter().flat_map(|policy| repository.prefixes_of(policy)).collect();
+            changes.new.iter().flat_map(|policy| repository.prefixes_of(policy)).collect();
+        let is_new_name = |name: &&DnsRule| !repository.dns_selectors().contains(name);
+        let same_names = !self.seen.names
+            && self.taken.as_ref().is_some_and(|taken| taken.same_names(&self.desired))
+            && !changes.new.iter().flat_map(|policy| policy.dns_selectors()).any(|name| is_new_name(&name));
+        if same_names {
+            let new = self.local_identities.ensure(&prefixes)?;
+            return Ok(self.insert_prefixes(new, &BTreeMap::new()));
+        }
         let mut selectors = repository.dns_selectors();
-        selectors.extend(new.iter().flat_map(|policy| names::selectors(policy)));
+        selectors.extend(changes.new.iter().flat_map(|policy| policy.dns_selectors()));
         let by_name = names::labels(self.names(), &selectors);
         prefixes.extend(by_name.keys());
         prefixes.extend(names::prefixes(&self.desired));
         self.local_identities.ensure(&prefixes)?;
-        let families = self.settings.families();
-        let mut allocated = false;
         // Those of an earlier process are in the kernel's tables, too.
-        for (prefix, identity) in self.local_identities.iter() {
+        let all = self.local_identities.iter().collect();
+        let learned = self.insert_prefixes(all, &by_name);
+        self.seen.names = false;
+        Ok(learned)
+    }
+
+    /// Tells the engine of identities of prefixes, with the names that they have. Returns whether it learned anything.
+    fn insert_prefixes(
+        &mut self,
+        prefixes: Vec<(IpNet, NumericIdentity)>,
+        by_name: &BTreeMap<IpNet, BTreeSet<Label>>,
+    ) -> bool {
+        let families = self.settings.families();
+        let mut learned = false;
+        for (prefix, identity) in prefixes {
             let known = self.engine.identities().labels(identity);
             let names = by_name.get(&prefix);
             let had_names =
@@ -109,11 +130,10 @@ impl Node {
             if known.is_none() || names.is_some() || had_names {
                 let labels =
                     cidr_identity_labels(prefix, families).with(names.into_iter().flatten().cloned());
-                allocated |= self.engine.insert_identity(identity, labels);
+                learned |= self.engine.insert_identity(identity, labels);
             }
         }
-        self.seen.names = false;
-        Ok(allocated)
+        learned
     }
 }
 

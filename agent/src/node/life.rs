@@ -1,12 +1,11 @@
 //! One endpoint as the node thread knows it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use specola_labels::LabelSet;
 use specola_policy::{OriginSet, SubjectId, SubjectPolicy};
 
-use crate::desired::Pod;
+use crate::desired::{Pod, Shared};
 use crate::endpoint::{EndpointFile, State};
 use crate::store::CiliumEndpoint;
 
@@ -30,7 +29,7 @@ pub(super) struct Endpoint {
     /// The engine's number for endpoints like this one.
     pub(super) subject: Option<SubjectId>,
     /// Labels and pod that `subject` was made from.
-    pub(super) subject_of: (LabelSet, Option<Arc<Pod>>),
+    pub(super) subject_of: (LabelSet, Option<Shared<Pod>>),
     /// The last policy that did not fit.
     pub(super) overflowed: Option<Made>,
     /// What was written to the store, and the version of the contents that were known then.

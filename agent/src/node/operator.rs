@@ -8,6 +8,7 @@ use specola_policy::{PolicyObject, PolicyRef};
 use specola_proto::specola::v1 as pb;
 
 use super::{Node, NodeError};
+use crate::desired::Shared;
 
 /// What audit mode is switched for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -74,6 +75,7 @@ impl Node {
 
     fn names_changed(&mut self) {
         self.seen.names = true;
+        self.seen.named = None;
         self.reconcile();
     }
 
@@ -160,13 +162,13 @@ impl Node {
     }
 
     fn find_policy(&self, kind: &str, namespace: &str, name: &str) -> Result<Arc<PolicyObject>, NodeError> {
-        let is_it = |policy: &&Arc<PolicyObject>| {
+        let is_it = |policy: &&Shared<PolicyObject>| {
             let reference = &policy.reference;
             reference.namespace == namespace
                 && reference.name == name
                 && (kind.is_empty() || reference.kind.as_str() == kind)
         };
-        let found: Vec<&Arc<PolicyObject>> = self.desired.policies.values().filter(is_it).collect();
+        let found: Vec<&Shared<PolicyObject>> = self.desired.policies.values().filter(is_it).collect();
         let shown = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
         match found.as_slice() {
             [policy] => Ok(Arc::clone(policy)),

@@ -1,6 +1,5 @@
 //! From policies and identities to what the kernel enforces for each endpoint.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use specola_datapath::PolicyUpdate;
@@ -13,7 +12,7 @@ use super::entries::{self, Step};
 use super::identities::add_ports;
 use super::life::{Endpoint, Made, Realized};
 use crate::config::PolicyOverflow;
-use crate::desired::Pod;
+use crate::desired::{Pod, Shared};
 use crate::endpoint::State;
 
 impl Node {
@@ -49,11 +48,7 @@ impl Node {
             }
             let pod = self.desired.pod(&endpoint.file.pod_namespace, &endpoint.file.pod_name);
             let (labels, old_pod) = &endpoint.subject_of;
-            let same_pod = match (old_pod, pod) {
-                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                (old, new) => old.is_none() && new.is_none(),
-            };
-            if endpoint.subject.is_some() && same_pod && *labels == endpoint.labels {
+            if endpoint.subject.is_some() && old_pod.as_ref() == pod && *labels == endpoint.labels {
                 continue;
             }
             let namespace = &endpoint.file.pod_namespace;
@@ -240,7 +235,7 @@ fn takes_policy(endpoint: &Endpoint) -> bool {
     endpoint.is_attached() && endpoint.file.identity != 0 && endpoint.state != State::Invalid
 }
 
-fn subject(labels: &LabelSet, namespace: &str, pod: Option<&Arc<Pod>>) -> Subject {
+fn subject(labels: &LabelSet, namespace: &str, pod: Option<&Shared<Pod>>) -> Subject {
     let mut named_ports = NamedPorts::new();
     let own = pod.into_iter().flat_map(|pod| pod.named_ports());
     add_ports(&mut named_ports, own.map(|(name, p, n)| (name, p.to_owned(), n)));

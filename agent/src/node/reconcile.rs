@@ -18,12 +18,12 @@ use anyhow::Context;
 use ipnet::IpNet;
 use specola_datapath::abi::ipcache::IpInfo;
 use specola_labels::NumericIdentity;
-use specola_policy::{PolicyObject, PolicyRef};
 
 use super::Node;
 use super::endpoints::record;
 use super::ips::{self, LocalAddress};
-use super::names::{self, take_objects};
+use super::names;
+use super::policies::Named;
 
 impl Node {
     /// Brings kernel, directory and store in line. Never fails as a whole; see the module.
@@ -91,72 +91,6 @@ impl Node {
         touched || !same_cluster || !same_contents
     }
 
-    pub(super) fn has_new_policies(&self) -> bool {
-        self.taken.as_ref().is_none_or(|taken| !Arc::ptr_eq(taken, &self.desired))
-    }
-
-    /// Desired policies that the engine does not have as they are.
-    pub(super) fn new_policies(&self) -> Vec<Arc<PolicyObject>> {
-        let is_taken = |(reference, policy): &(&PolicyRef, &Arc<PolicyObject>)| {
-            let taken = self.taken.as_ref().and_then(|taken| taken.policies.get(*reference));
-            taken.is_some_and(|taken| Arc::ptr_eq(taken, policy))
-        };
-        let new = self.desired.policies.iter().filter(|policy| !is_taken(policy));
-        new.map(|(_, policy)| Arc::clone(policy)).collect()
-    }
-
-    /// Makes the engine's policies equal to the desired ones.
-    fn take_policies(&mut self) -> anyhow::Result<()> {
-        if !self.has_new_policies() {
-            return Ok(());
-        }
-        let repository = self.engine.repository();
-        let before = repository.revision();
-        let gone: Vec<PolicyRef> = repository
-            .iter()
-            .map(|stored| &stored.object().reference)
-            .filter(|reference| !self.desired.policies.contains_key(reference))
-            .cloned()
-            .collect();
-        take_objects(&mut self.engine, self.taken.as_deref(), &self.desired);
-        for reference in gone {
-            let object = self.engine.repository().get(&reference).map(|stored| stored.object().clone());
-            if let Some(revision) = self.engine.remove(&reference) {
-                self.revisions.note_gone(&reference, revision)?;
-            }
-            if let Some(object) = object {
-                self.notices.policy_deleted(&object, self.engine.repository().revision());
-            }
-        }
-        for policy in self.new_policies() {
-            let known = self.engine.repository().revision();
-            match self.revisions.recall(&policy) {
-                Some(revision) => self.engine.restore(self.overridden(&policy), revision),
-                None => self.engine.upsert(self.overridden(&policy)),
-            };
-            let revision = self.engine.repository().revision();
-            if revision > known {
-                self.revisions.note(&policy, revision)?;
-                self.notices.policy_updated(&policy, revision);
-            }
-        }
-        for reference in self.revisions.take_forgotten() {
-            // Removed while no agent ran, or another one now, which has said so itself.
-            if self.engine.repository().get(&reference).is_none() {
-                self.engine.advance(self.engine.repository().revision() + 1);
-                self.revisions.note_gone(&reference, self.engine.repository().revision())?;
-            }
-        }
-        self.revisions.commit(self.engine.repository().revision())?;
-        self.overrides.retain_policies(|policy| self.desired.policies.contains_key(policy))?;
-        self.taken = Some(Arc::clone(&self.desired));
-        let repository = self.engine.repository();
-        if repository.revision() != before {
-            tracing::info!(revision = repository.revision(), policies = repository.len(), "policies changed");
-        }
-        Ok(())
-    }
-
     fn wanted_ips(&self) -> HashMap<IpNet, IpInfo> {
         let attached = self.endpoints.values().filter(|endpoint| endpoint.is_attached());
         let local = attached.flat_map(|endpoint| {
@@ -198,14 +132,15 @@ impl Node {
 
     /// Forgets addresses that nobody has, then the identities that no endpoint has or whose prefix no policy names.
     fn forget_stale(&mut self, wanted: Option<HashMap<IpNet, IpInfo>>) -> anyhow::Result<()> {
-        let repository = self.engine.repository();
-        let prefixes = self.local_identities.iter().map(|(prefix, _)| prefix);
-        let by_name = names::labels(self.names(), &repository.dns_selectors());
-        let is_needed = |prefix: &IpNet| repository.names_prefix(prefix) || by_name.contains_key(prefix);
-        let unneeded: BTreeSet<IpNet> = prefixes.filter(|prefix| !is_needed(prefix)).collect();
+        let named = Named::of(self);
+        let unneeded =
+            if self.seen.named.as_ref() == Some(&named) { BTreeSet::new() } else { self.unneeded() };
         let wanted = match wanted {
             Some(wanted) => wanted,
-            None if unneeded.is_empty() && self.leaving.is_empty() => return Ok(()),
+            None if unneeded.is_empty() && self.leaving.is_empty() => {
+                self.seen.named = Some(named);
+                return Ok(());
+            }
             None => self.wanted_ips(),
         };
         // A prefix of a policy may be the address of a pod or node as well: that entry stays.
@@ -225,6 +160,7 @@ impl Node {
             }
         }
         if unneeded.is_empty() && self.leaving.is_empty() {
+            self.seen.named = Some(named);
             return Ok(());
         }
         // A packet that found such an identity just now is judged by policies that know it.
@@ -235,12 +171,21 @@ impl Node {
         for identity in std::mem::take(&mut self.leaving) {
             self.engine.remove_identity(identity);
         }
+        self.seen.named = Some(Named::of(self));
         // Flows of the next pass must not find their names.
         self.seen.unpublished = true;
         if self.engine.is_pending() {
             self.realize();
         }
         Ok(())
+    }
+
+    /// Prefixes with an identity that no policy names, and that are no address of a name that one selects by.
+    fn unneeded(&self) -> BTreeSet<IpNet> {
+        let repository = self.engine.repository();
+        let by_name = names::labels(self.names(), &repository.dns_selectors());
+        let is_needed = |prefix: &IpNet| repository.names_prefix(prefix) || by_name.contains_key(prefix);
+        self.local_identities.iter().map(|(prefix, _)| prefix).filter(|prefix| !is_needed(prefix)).collect()
     }
 
     pub(super) fn note(&mut self, result: anyhow::Result<()>) {

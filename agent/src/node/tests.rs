@@ -197,7 +197,7 @@ impl Fixture {
         let path = |name: &str| dir.path().join(name);
         let store = Arc::new(DirectoryStore::open(&path("store")).expect("opens"));
         let mut files =
-            DesiredDirectory::open(&path("desired"), &path("desired.json"), ParseOptions::default())
+            DesiredDirectory::open(&path("desired"), &path("desired.jsonl"), ParseOptions::default())
                 .expect("opens");
         files.scan();
         let (writer, names) = directory(NodeInfo::default());

@@ -1,3 +1,4 @@
+use super::reading::MAX_FILE_BYTES;
 use super::*;
 
 const OPTIONS: ParseOptions =
@@ -37,12 +38,13 @@ impl Fixture {
     fn changed(&mut self) -> Desired {
         assert!(self.desired.scan(), "something changed");
         assert!(!self.desired.scan(), "once");
+        self.desired.remember();
         self.desired.merge()
     }
 }
 
 fn open(dir: &tempfile::TempDir, memory: &tempfile::TempDir) -> DesiredDirectory {
-    DesiredDirectory::open(dir.path(), &memory.path().join("desired.json"), OPTIONS).expect("opens")
+    DesiredDirectory::open(dir.path(), &memory.path().join("desired.jsonl"), OPTIONS).expect("opens")
 }
 
 fn policies(desired: &Desired) -> Vec<&str> {
@@ -224,4 +226,52 @@ fn a_document_that_broke_while_no_agent_ran_keeps_its_last_version() {
     assert_eq!(policies(&desired), ["a"], "b and c were removed, a was broken");
     assert!(desired.policies.values().next().expect("a").text.contains("'80'"));
     assert_eq!(desired.refused.len(), 1);
+}
+
+#[test]
+fn looking_at_what_changed_gives_what_looking_at_everything_gives() {
+    let mut fixture = Fixture::new();
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop}\nspec: {selector: {app: web}}\n";
+    let endpoints = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: s, namespace: shop}\nsubsets:\n- addresses: [{ip: 192.0.2.7}]\n";
+    let names = "apiVersion: specola.io/v1alpha1\nkind: FQDNCache\nmetadata: {name: dns}\nspec: {names: [{name: a.example, addresses: [192.0.2.1]}]}\n";
+    let other_names = "apiVersion: specola.io/v1alpha1\nkind: FQDNCache\nmetadata: {name: dns2}\nspec: {names: [{name: a.example, addresses: [192.0.2.2]}]}\n";
+    let both = format!("{}---\n{service}", policy("a", "'80'"));
+    let texts = [policy("a", "'80'"), policy("a", "'81'"), policy("b", "'80'"), policy("b", "eighty/"), both]
+        .map(Some);
+    let more =
+        [service, endpoints, names, other_names, NAMESPACE, "kind: ["].map(|text| Some(text.to_owned()));
+    let texts: Vec<Option<String>> = texts.into_iter().chain(more).chain([None]).collect();
+    // Every pair of texts follows each other in some file, in an order that is not the files' own.
+    for step in 0..texts.len() * texts.len() * 3 {
+        let path = fixture.dir.path().join(format!("{}.yaml", step % 3));
+        match &texts[(step / 3 + step * step / 7) % texts.len()] {
+            Some(text) => std::fs::write(&path, text).expect("writes"),
+            None => std::fs::remove_file(&path).unwrap_or_default(),
+        }
+        fixture.desired.scan_paths(&[path, fixture.dir.path().join("other/x.yaml")].into());
+        let told = fixture.desired.merge();
+        assert!(!fixture.desired.scan(), "step {step}: there is nothing else");
+        let (told, looked) = (described(&told), described(&fixture.desired.merge()));
+        assert_eq!(told, looked, "step {step}");
+        let again = fixture.desired.merged_anew();
+        assert_eq!(told, described(&again), "step {step}");
+    }
+}
+
+fn described(desired: &Desired) -> String {
+    let policies: Vec<_> = desired.policies.iter().map(|(key, policy)| (key, &policy.text)).collect();
+    let Desired { namespaces, services, fqdn, refused, warnings, .. } = desired;
+    format!("{policies:?} {namespaces:?} {services:?} {fqdn:?} {refused:?} {warnings:?}")
+}
+
+#[test]
+fn files_that_went_with_the_directory_change_nothing() {
+    let mut fixture = Fixture::new();
+    fixture.write("a.yaml", &policy("a", "'80'"));
+    fixture.changed();
+    let path = fixture.dir.path().join("a.yaml");
+    std::fs::remove_dir_all(fixture.dir.path()).expect("removes");
+    assert!(!fixture.desired.scan_paths(&[path].into()));
+    assert_eq!(policies(&fixture.desired.merge()), ["a"]);
 }
