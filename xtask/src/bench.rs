@@ -5,22 +5,24 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A benchmark: its page in `docs/benchmarks/`, and the package and names of the programs that print its tables.
+/// A benchmark: its page in `docs/benchmarks/`, and the programs that print its tables, by package and name.
 struct Bench {
     page: &'static str,
-    package: &'static str,
-    names: &'static [&'static str],
+    programs: &'static [(&'static str, &'static str)],
 }
 
+const FLOWS: &str = "specola-flow-server";
+const TESTS: &str = "specola-tests";
+
 const BENCHES: [Bench; 8] = [
-    Bench { page: "flow-server", package: "specola-flow-server", names: &["flows", "metrics", "export"] },
-    Bench { page: "idle", package: "specola-tests", names: &["idle"] },
-    Bench { page: "memory", package: "specola-flow-server", names: &["memory"] },
-    Bench { page: "packets", package: "specola-datapath", names: &["packets"] },
-    Bench { page: "paths", package: "specola-tests", names: &["paths"] },
-    Bench { page: "policy", package: "specola-policy", names: &["engine"] },
-    Bench { page: "relay", package: "specola-relay", names: &["nodes"] },
-    Bench { page: "ring", package: "specola-ring", names: &["ring"] },
+    Bench { page: "flow-server", programs: &[(FLOWS, "flows"), (FLOWS, "metrics"), (FLOWS, "export")] },
+    Bench { page: "idle", programs: &[(TESTS, "idle")] },
+    Bench { page: "memory", programs: &[(FLOWS, "memory")] },
+    Bench { page: "packets", programs: &[("specola-datapath", "packets")] },
+    Bench { page: "paths", programs: &[(TESTS, "paths")] },
+    Bench { page: "policy", programs: &[("specola-policy", "engine"), (TESTS, "changes")] },
+    Bench { page: "relay", programs: &[("specola-relay", "nodes")] },
+    Bench { page: "ring", programs: &[("specola-ring", "ring")] },
 ];
 
 const BEGIN: &str = "<!-- results: begin -->";
@@ -60,8 +62,8 @@ fn build(root: &Path) -> Result<()> {
 
 fn run_one(root: &Path, bench: &Bench) -> Result<()> {
     let mut tables = Vec::new();
-    for name in bench.names {
-        tables.push(run_program(root, bench.package, name).with_context(|| format!("program {name}"))?);
+    for (package, name) in bench.programs {
+        tables.push(run_program(root, package, name).with_context(|| format!("program {name}"))?);
     }
     let table = tables.join("\n\n");
     println!("{table}");
