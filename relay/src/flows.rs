@@ -24,7 +24,7 @@ use crate::metrics::Counters;
 use crate::newest::Newest;
 use crate::now_ns;
 use crate::pool::{Peer, Pool};
-use crate::tail::Tail;
+use crate::tail::{self, Tail};
 use crate::upstream::Upstream;
 
 /// What all answers of a relay share.
@@ -55,8 +55,11 @@ pub(crate) struct FlowStream {
     /// Names by what is wrong with them, not yet told.
     errors: BTreeMap<String, Vec<String>>,
     states: BTreeMap<i32, Vec<String>>,
-    delivered: u64,
     opened_ns: u64,
+    /// A follower that has just got something gets nothing until then, ns: what comes meanwhile goes out at once.
+    rest_ns: u64,
+    /// Streams that are not read for now.
+    parked: usize,
     is_done: bool,
 }
 
@@ -120,8 +123,9 @@ impl FlowStream {
             newest,
             errors: BTreeMap::new(),
             states: BTreeMap::new(),
-            delivered: 0,
             opened_ns: now_ns(),
+            rest_ns: 0,
+            parked: 0,
             is_done: false,
             context,
         };
@@ -137,12 +141,15 @@ impl FlowStream {
 
     /// The next messages; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+        self.rest().await;
         while !self.is_done {
             let mut out = Vec::new();
             self.tell(&mut out);
             self.release(&mut out);
             self.unpark();
             if !out.is_empty() {
+                let is_rare = self.request.follow && out.len() < FULL;
+                self.rest_ns = if is_rare { now_ns().saturating_add(REST_NS) } else { 0 };
                 return Some(Ok(out.into()));
             }
             if self.is_over() {
@@ -155,6 +162,17 @@ impl FlowStream {
             self.wait().await;
         }
         None
+    }
+
+    async fn rest(&mut self) {
+        let rest = Duration::from_nanos(self.rest_ns.saturating_sub(now_ns())).min(LONGEST_REST);
+        if !rest.is_zero() {
+            tokio::select! {
+                biased;
+                () = self.context.drain.signalled() => self.is_done = true,
+                () = tokio::time::sleep(rest) => self.take_ready(),
+            }
+        }
     }
 
     /// Everybody refused, for the reason of the first.
@@ -225,7 +243,7 @@ impl FlowStream {
             request.number = 0;
         }
         self.states.entry(NodeState::NodeConnected.into()).or_default().push(node.name.clone());
-        self.merge.add(id);
+        self.merge.add(id, now_ns);
         let authorization = self.authorization.clone();
         self.events.push(
             Upstream::open(id, link, request, authorization)
@@ -254,6 +272,9 @@ impl FlowStream {
         let counters = Arc::clone(&self.context.counters);
         while out.len() < FULL && self.remaining != Some(0) {
             let Some(released) = self.merge.pop(now_ns) else { break };
+            if out.capacity() == 0 {
+                out.reserve(self.merge.held_bytes().min(FULL) + SMALL);
+            }
             let node = self.nodes.get(released.source as usize);
             let is_flow = released.answer.kind == Kind::Flow;
             let mut more = Vec::new();
@@ -267,7 +288,6 @@ impl FlowStream {
                     counters.late.inc_by(u64::from(released.late_ns > 0));
                 }
                 counters.flows.inc();
-                self.delivered += 1;
                 self.remaining = self.remaining.map(|remaining| remaining - 1);
             }
             match &mut self.newest {
@@ -280,11 +300,17 @@ impl FlowStream {
 
     /// Goes on reading where that helps.
     fn unpark(&mut self) {
-        for node in &mut self.nodes {
-            if let NodeStream::Parked(upstream) = &node.state
-                && self.merge.wants(upstream.id)
+        if self.parked == 0 {
+            return;
+        }
+        let blockers: Vec<u32> = self.merge.blockers().collect();
+        for id in blockers {
+            let Some(node) = self.nodes.get_mut(id as usize) else { continue };
+            if matches!(node.state, NodeStream::Parked(_))
+                && self.merge.wants(id)
                 && let NodeStream::Parked(upstream) = std::mem::replace(&mut node.state, NodeStream::Busy)
             {
+                self.parked -= 1;
                 self.events.push(read(upstream));
             }
         }
@@ -300,24 +326,30 @@ impl FlowStream {
             () = self.context.drain.signalled() => self.is_done = true,
             Some(event) = self.events.next() => {
                 self.take(event);
-                // What else is there, before the next look at the merge.
-                for _ in 0..BATCH {
-                    match self.events.next().now_or_never().flatten() {
-                        Some(event) => self.take(event),
-                        None => break,
-                    }
-                }
+                self.take_ready();
             }
             changed = self.changes.changed(), if self.request.follow => {
                 self.is_done |= changed.is_err();
                 self.attach(false);
             }
             () = tokio::time::sleep(due) => {
+                // What came in the meantime may be older than what is due.
+                self.take_ready();
                 if self.request.follow {
                     self.attach(false);
                 } else {
                     self.stall();
                 }
+            }
+        }
+    }
+
+    /// Takes what else is there, before the next look at the merge.
+    fn take_ready(&mut self) {
+        for _ in 0..BATCH {
+            match self.events.next().now_or_never().flatten() {
+                Some(event) => self.take(event),
+                None => break,
             }
         }
     }
@@ -359,6 +391,7 @@ impl FlowStream {
                     self.events.push(read(upstream));
                 } else if let Some(node) = self.nodes.get_mut(id as usize) {
                     node.state = NodeStream::Parked(upstream);
+                    self.parked += 1;
                 }
             }
             Event::Read(upstream, Ok(None)) => {
@@ -373,7 +406,8 @@ impl FlowStream {
     }
 
     fn is_repeat(&mut self, id: u32, answer: &Answer) -> bool {
-        self.nodes.get_mut(id as usize).is_some_and(|node| node.tail.is_repeat(answer))
+        let limit = tail::limit(self.nodes.len());
+        self.nodes.get_mut(id as usize).is_some_and(|node| node.tail.is_repeat(answer, limit))
     }
 
     fn fail(&mut self, id: u32, status: Status) {
@@ -430,7 +464,13 @@ fn read(mut upstream: Box<Upstream>) -> BoxFuture<'static, Event> {
 }
 
 /// Events that are taken in one go.
-const BATCH: usize = 64;
+const BATCH: usize = 1024;
+/// How long a follower rests after it got something, ns.
+const REST_NS: u64 = 2_000_000;
+/// The same, when the clock is set meanwhile.
+const LONGEST_REST: Duration = Duration::from_millis(5);
+/// Room for an answer that is larger than what else is held, bytes.
+const SMALL: usize = 2 << 10;
 /// Nodes that are named in a trailer.
 const NAMED: usize = 50;
 /// A number from which on a client means all flows.

@@ -1,18 +1,19 @@
 //! Many streams as one, ordered by time. No I/O and no clock: the caller says what came, and when.
 //!
 //! What has come is held until nothing older is to be expected: because every stream is past it, or because the time is
-//! over in which streams deliver. That time follows what the streams show: the longest delay between the time of a flow
-//! and its arrival, of those streams whose delay is within [`Limits::wait`] of the median one. A flow that comes after a
-//! later one has left is late: it is passed on and marked.
+//! over in which streams deliver. That time follows what the streams show: the usual longest delay between the time of a
+//! flow and its arrival, and the shortest one of each stream, of those streams whose delay is within [`Limits::wait`] of
+//! the median one. A flow that comes after a later one has left is late: it is passed on and marked.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::BTreeSet;
 
 use crate::envelope::{Answer, Kind};
 
 mod delay;
+mod held;
 
-use delay::WindowMax;
+use delay::{Delays, WindowMin};
+use held::{Held, Waiting};
 
 /// Bounds of one merge.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +55,9 @@ pub(crate) struct SourceView {
     /// Its clock is further off than streams wait for each other.
     pub(crate) skewed: bool,
     state: State,
-    low: WindowMax,
+    low: WindowMin,
+    /// Since when its flows show how long flows are under way: before, it catches up.
+    settled_ns: u64,
     held: usize,
 }
 
@@ -84,31 +87,27 @@ pub(crate) struct Merge {
     limits: Limits,
     /// Goes on for ever: streams that are silent have nothing, rather than more to say.
     follow: bool,
-    held: BinaryHeap<Reverse<Held>>,
-    held_bytes: usize,
-    pushed: u64,
-    sources: HashMap<u32, SourceView>,
+    held: Waiting,
+    /// By number.
+    sources: Vec<SourceView>,
     /// Newest time and stream, of those that are waited for.
     marks: BTreeSet<(u64, u32)>,
     released_ns: u64,
-    delay: WindowMax,
+    delays: Delays,
+    /// Longest delay of streams that catch up: better than nothing.
+    early_ns: Option<i64>,
+    /// Longest of the streams' shortest delays.
+    farthest_ns: Option<i64>,
     /// Median of the streams' delays.
     reference_ns: Option<i64>,
     reference_due_ns: u64,
     counts: MergeCounts,
 }
 
-#[derive(Debug)]
-struct Held {
-    time_ns: u64,
-    number: u64,
-    arrived_ns: u64,
-    source: u32,
-    answer: Answer,
-}
-
 /// How often the median delay is found anew, ns.
 const REFERENCE_INTERVAL_NS: u64 = 500_000_000;
+/// Time in which a stream may catch up, ns.
+const CATCH_UP_NS: u64 = 1_000_000_000;
 /// Added to the longest delay seen: the next one may be a little longer, ns.
 const SLACK_NS: i64 = 1_000_000;
 
@@ -118,13 +117,13 @@ impl Merge {
         Self {
             limits,
             follow,
-            held: BinaryHeap::new(),
-            held_bytes: 0,
-            pushed: 0,
-            sources: HashMap::new(),
+            held: Waiting::default(),
+            sources: Vec::new(),
             marks: BTreeSet::new(),
             released_ns: 0,
-            delay: WindowMax::default(),
+            delays: Delays::default(),
+            early_ns: None,
+            farthest_ns: None,
             reference_ns: None,
             reference_due_ns: 0,
             counts: MergeCounts::default(),
@@ -132,22 +131,27 @@ impl Merge {
     }
 
     /// Adds a stream, which is waited for from now on. One that comes back is the same stream.
-    pub(crate) fn add(&mut self, source: u32) {
-        let view = self.sources.entry(source).or_default();
+    pub(crate) fn add(&mut self, source: u32, now_ns: u64) {
+        let at = source as usize;
+        if at >= self.sources.len() {
+            self.sources.resize_with(at + 1, SourceView::default);
+        }
+        let view = &mut self.sources[at];
         view.state = State::Live;
+        view.settled_ns = now_ns.saturating_add(CATCH_UP_NS);
         self.marks.insert((view.newest_ns, source));
     }
 
     /// A stream has ended.
     pub(crate) fn end(&mut self, source: u32) {
-        if let Some(view) = self.sources.get(&source) {
+        if let Some(view) = self.sources.get(source as usize) {
             self.marks.remove(&(view.newest_ns, source));
         }
     }
 
     /// A stream that others wait for says nothing: they go on without it until it speaks again.
     pub(crate) fn stall(&mut self, source: u32) {
-        if let Some(view) = self.sources.get_mut(&source) {
+        if let Some(view) = self.sources.get_mut(source as usize) {
             self.marks.remove(&(view.newest_ns, source));
             view.state = State::Stalled;
         }
@@ -155,7 +159,7 @@ impl Merge {
 
     /// Takes an answer of a stream.
     pub(crate) fn push(&mut self, source: u32, answer: Answer, now_ns: u64) {
-        let Some(view) = self.sources.get_mut(&source) else { return };
+        let Some(view) = self.sources.get_mut(source as usize) else { return };
         // Without a time it goes behind what the stream said last.
         let time_ns = answer.time_ns.unwrap_or(view.newest_ns);
         match answer.kind {
@@ -179,9 +183,7 @@ impl Merge {
             self.marks.insert((view.newest_ns, source));
         }
         view.held += 1;
-        self.pushed += 1;
-        self.held_bytes += answer.bytes.len();
-        self.held.push(Reverse(Held { time_ns, number: self.pushed, arrived_ns: now_ns, source, answer }));
+        self.held.push(Held { time_ns, arrived_ns: now_ns, source, answer });
         if self.follow && is_flow {
             self.note_delay(source, time_ns, now_ns);
         }
@@ -189,16 +191,15 @@ impl Merge {
 
     /// The oldest answer, if it may leave.
     pub(crate) fn pop(&mut self, now_ns: u64) -> Option<Released> {
-        let Reverse(head) = self.held.peek()?;
-        let is_full = self.held.len() > self.limits.answers || self.held_bytes > self.limits.bytes;
+        let head = self.held.first()?;
+        let is_full = self.held.len() > self.limits.answers || self.held.bytes() > self.limits.bytes;
         let may_leave = self.is_passed(head.time_ns) || self.due_ns(head) <= now_ns;
         if !may_leave && !is_full {
             return None;
         }
         self.counts.forced += u64::from(!may_leave);
-        let Reverse(held) = self.held.pop()?;
-        self.held_bytes -= held.answer.bytes.len();
-        let view = self.sources.get_mut(&held.source)?;
+        let held = self.held.pop()?;
+        let view = self.sources.get_mut(held.source as usize)?;
         view.held -= 1;
         let mut late_ns = 0;
         if held.answer.kind == Kind::Flow {
@@ -216,33 +217,41 @@ impl Merge {
 
     /// When the oldest answer may leave at the latest, ns; `None` when nothing is held.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
-        self.held.peek().map(|Reverse(head)| self.due_ns(head))
+        self.held.first().map(|head| self.due_ns(head))
     }
 
     /// Whether reading this stream brings the merge forward. Others may wait, and their peers with them.
     pub(crate) fn wants(&self, source: u32) -> bool {
-        let Some(view) = self.sources.get(&source) else { return false };
+        let Some(view) = self.sources.get(source as usize) else { return false };
         if self.follow {
             let is_full =
-                self.held.len() * 2 > self.limits.answers || self.held_bytes * 2 > self.limits.bytes;
+                self.held.len() * 2 > self.limits.answers || self.held.bytes() * 2 > self.limits.bytes;
             return !is_full || view.held == 0;
         }
-        match self.held.peek() {
-            None => true,
-            Some(Reverse(head)) => view.newest_ns < head.time_ns || view.held == 0,
-        }
+        self.held.first_ns().is_none_or(|head_ns| view.newest_ns < head_ns || view.held == 0)
+    }
+
+    /// Streams whose next answers the oldest one waits for; of a follower, all.
+    pub(crate) fn blockers(&self) -> impl Iterator<Item = u32> {
+        let head_ns = self.held.first_ns().filter(|_| !self.follow).unwrap_or(u64::MAX);
+        self.marks.iter().take_while(move |(mark, _)| *mark <= head_ns).map(|(_, source)| *source)
     }
 
     /// Whether a stream keeps what is held from leaving.
     pub(crate) fn waits_for(&self, source: u32) -> bool {
-        let Some(Reverse(head)) = self.held.peek() else { return false };
+        let Some(head_ns) = self.held.first_ns() else { return false };
         self.sources
-            .get(&source)
-            .is_some_and(|view| view.state == State::Live && view.newest_ns < head.time_ns)
+            .get(source as usize)
+            .is_some_and(|view| view.state == State::Live && view.newest_ns < head_ns)
     }
 
     pub(crate) fn counts(&self) -> MergeCounts {
         self.counts
+    }
+
+    /// Bytes that are held.
+    pub(crate) const fn held_bytes(&self) -> usize {
+        self.held.bytes()
     }
 
     /// Answers that are held.
@@ -252,7 +261,7 @@ impl Merge {
 
     /// How much later than the median stream this one is, ns; below 0 when it is ahead.
     pub(crate) fn skew_ns(&self, source: u32) -> Option<i64> {
-        let (view, reference) = (self.sources.get(&source)?, self.reference_ns?);
+        let (view, reference) = (self.sources.get(source as usize)?, self.reference_ns?);
         view.delay_ns.map(|delay| delay.saturating_sub(reference))
     }
 
@@ -266,8 +275,8 @@ impl Merge {
         if !self.follow {
             return latest;
         }
-        let skewed = self.sources.get(&held.source).is_some_and(|view| view.skewed);
-        match self.delay.get() {
+        let skewed = self.sources.get(held.source as usize).is_some_and(|view| view.skewed);
+        match self.delays.get().or(self.early_ns).max(self.farthest_ns) {
             // No wait brings it in order.
             _ if skewed => held.arrived_ns,
             Some(delay) => held.time_ns.saturating_add_signed(delay.saturating_add(SLACK_NS)).min(latest),
@@ -278,56 +287,42 @@ impl Merge {
     /// Learns how long flows are under way.
     fn note_delay(&mut self, source: u32, time_ns: u64, now_ns: u64) {
         let delay = signed(now_ns).saturating_sub(signed(time_ns));
-        let Some(view) = self.sources.get_mut(&source) else { return };
-        view.low.note(delay.saturating_neg(), now_ns);
+        let Some(view) = self.sources.get_mut(source as usize) else { return };
+        view.low.note(delay, now_ns);
         let is_first = view.delay_ns.is_none();
-        view.delay_ns = view.low.get().map(i64::saturating_neg);
+        let is_settled = now_ns >= view.settled_ns;
+        view.delay_ns = view.low.get();
         if is_first || now_ns >= self.reference_due_ns {
             self.reference_due_ns = now_ns.saturating_add(REFERENCE_INTERVAL_NS);
             self.find_reference();
         }
-        let wait = signed(self.limits.wait_ns);
-        if self.reference_ns.is_some_and(|reference| delay.abs_diff(reference) <= wait.unsigned_abs()) {
-            self.delay.note(delay, now_ns);
+        let is_near =
+            self.reference_ns.is_some_and(|reference| delay.abs_diff(reference) <= self.limits.wait_ns);
+        if is_near && is_settled {
+            self.delays.note(delay, now_ns);
+        } else if is_near {
+            self.early_ns = self.early_ns.max(Some(delay));
         }
     }
 
     fn find_reference(&mut self) {
-        let mut delays: Vec<i64> = self.sources.values().filter_map(|view| view.delay_ns).collect();
+        let mut delays: Vec<i64> = self.sources.iter().filter_map(|view| view.delay_ns).collect();
         delays.sort_unstable();
         let middle = [delays.len().saturating_sub(1) / 2, delays.len() / 2];
         // Of two, the one that agrees better with the clock of this machine.
         let candidates = middle.iter().filter_map(|at| delays.get(*at));
         self.reference_ns = candidates.min_by_key(|delay| delay.unsigned_abs()).copied();
         let Some(reference) = self.reference_ns else { return };
-        for view in self.sources.values_mut() {
+        for view in &mut self.sources {
             view.skewed = view.delay_ns.is_some_and(|delay| delay.abs_diff(reference) > self.limits.wait_ns);
         }
+        let near = self.sources.iter().filter(|view| !view.skewed);
+        self.farthest_ns = near.filter_map(|view| view.low.sure()).max();
     }
 }
 
 fn signed(ns: u64) -> i64 {
     i64::try_from(ns).unwrap_or(i64::MAX)
-}
-
-impl PartialEq for Held {
-    fn eq(&self, other: &Self) -> bool {
-        (self.time_ns, self.number) == (other.time_ns, other.number)
-    }
-}
-
-impl Eq for Held {}
-
-impl PartialOrd for Held {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Held {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.time_ns, self.number).cmp(&(other.time_ns, other.number))
-    }
 }
 
 #[cfg(test)]

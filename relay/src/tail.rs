@@ -9,8 +9,15 @@ use crate::envelope::{Answer, Kind};
 
 /// How far before the newest flow a stream goes on, ns: the longest time that flows of one node are out of order.
 const REACH_NS: u64 = 2_000_000_000;
-/// Flows that are kept in mind. Of a node with more in [`REACH_NS`] some come twice.
+/// Flows that are kept in mind, of one node and of all. Of a node with more in [`REACH_NS`] some come twice.
 const LIMIT: usize = 65_536;
+const LIMIT_OF_ALL: usize = 1 << 20;
+
+/// Flows that are kept in mind of each of so many nodes.
+pub(crate) const fn limit(nodes: usize) -> usize {
+    let share = LIMIT_OF_ALL.div_ceil(nodes + 1);
+    if share < LIMIT { share } else { LIMIT }
+}
 
 /// What tells one flow of a node from another: its time, and length and checksum of its bytes.
 type Key = (u64, u32, u32);
@@ -35,8 +42,8 @@ impl Tail {
         Some(since_ns)
     }
 
-    /// Takes note of an answer. Gives whether it is a flow that came before the stream broke.
-    pub(crate) fn is_repeat(&mut self, answer: &Answer) -> bool {
+    /// Takes note of an answer; so many are kept in mind. Gives whether it is a flow that came before the stream broke.
+    pub(crate) fn is_repeat(&mut self, answer: &Answer, limit: usize) -> bool {
         let (Kind::Flow, Some(time_ns)) = (answer.kind, answer.time_ns) else {
             return false;
         };
@@ -53,7 +60,7 @@ impl Tail {
         }
         self.newest_ns = self.newest_ns.max(time_ns);
         let oldest_ns = self.newest_ns.saturating_sub(REACH_NS);
-        while self.recent.len() >= LIMIT || self.recent.front().is_some_and(|key| key.0 < oldest_ns) {
+        while self.recent.len() >= limit || self.recent.front().is_some_and(|key| key.0 < oldest_ns) {
             self.recent.pop_front();
         }
         self.recent.push_back(key);
@@ -78,7 +85,7 @@ mod tests {
         let mut tail = Tail::default();
         assert_eq!(tail.resume(), None);
         let lost = Answer { kind: Kind::Lost(3), ..flow(9 * REACH_NS, 1) };
-        assert!(!tail.is_repeat(&lost) && !tail.is_repeat(&lost));
+        assert!(!tail.is_repeat(&lost, LIMIT) && !tail.is_repeat(&lost, LIMIT));
         assert_eq!(tail.resume(), None);
     }
 
@@ -86,10 +93,10 @@ mod tests {
     fn memory_is_bounded() {
         let mut tail = Tail::default();
         for name in 0..2 * LIMIT as u64 {
-            assert!(!tail.is_repeat(&flow(9 * REACH_NS, name)));
+            assert!(!tail.is_repeat(&flow(9 * REACH_NS, name), LIMIT));
         }
         assert_eq!(tail.recent.len(), LIMIT);
-        tail.is_repeat(&flow(12 * REACH_NS, 1));
+        tail.is_repeat(&flow(12 * REACH_NS, 1), LIMIT);
         assert_eq!(tail.recent.len(), 1);
     }
 
@@ -115,7 +122,7 @@ mod tests {
                 let since_ns = tail.resume().unwrap_or(0);
                 // The node's ring is read from the first flow that is not too old.
                 let asked = flows[..end].iter().filter(|flow| flow.time_ns.unwrap_or(0) >= since_ns);
-                got.extend(asked.filter(|flow| !tail.is_repeat(flow)).cloned());
+                got.extend(asked.filter(|flow| !tail.is_repeat(flow, LIMIT)).cloned());
             }
             got.sort_by(|a, b| a.bytes.cmp(&b.bytes));
             prop_assert_eq!(got, flows);

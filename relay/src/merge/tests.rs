@@ -44,8 +44,8 @@ fn drain(merge: &mut Merge, now_ns: u64, out: &mut Vec<Out>) {
 fn history_waits_for_every_stream_that_speaks() {
     let mut merge = Merge::new(limits(1_000), false);
     let mut out = Vec::new();
-    merge.add(1);
-    merge.add(2);
+    merge.add(1, 0);
+    merge.add(2, 0);
     merge.push(1, flow(10, 0), 0);
     drain(&mut merge, 1, &mut out);
     assert!(out.is_empty() && merge.waits_for(2) && !merge.waits_for(1));
@@ -54,7 +54,7 @@ fn history_waits_for_every_stream_that_speaks() {
     merge.end(2);
     drain(&mut merge, 1, &mut out);
     assert_eq!(out.iter().map(|out| out.seen()).collect::<Vec<_>>(), [(5, 0, 1), (10, 0, 0)]);
-    merge.add(3);
+    merge.add(3, 0);
     merge.push(1, flow(20, 2), 2);
     merge.stall(3);
     drain(&mut merge, 3, &mut out);
@@ -77,7 +77,7 @@ fn a_follower_waits_as_long_as_flows_are_under_way() {
     let mut out = Vec::new();
     let base = 1_000_000 * MS;
     for source in 0..3 {
-        merge.add(source);
+        merge.add(source, 0);
     }
     // 0 and 1 take 2 ms, 2 says nothing.
     for step in 0..100 {
@@ -97,7 +97,7 @@ fn a_clock_that_is_off_disturbs_nobody() {
     let mut out = Vec::new();
     let base = 1_000_000 * MS;
     for source in 0..3 {
-        merge.add(source);
+        merge.add(source, 0);
     }
     for step in 0..300_u64 {
         let now = base + step * 10 * MS;
@@ -106,17 +106,17 @@ fn a_clock_that_is_off_disturbs_nobody() {
         merge.push(source, flow(time, step), now);
         drain(&mut merge, now + 3 * MS, &mut out);
     }
-    assert!(merge.sources[&2].skewed && !merge.sources[&0].skewed);
+    assert!(merge.sources[2].skewed && !merge.sources[0].skewed);
     assert!(merge.skew_ns(2).unwrap() < -3_500_000 * MS as i64, "{:?}", merge.skew_ns(2));
-    let late = merge.sources[&0].late + merge.sources[&1].late;
+    let late = merge.sources[0].late + merge.sources[1].late;
     assert_eq!((out.len(), late), (300, 0), "flows of right clocks are in order");
 }
 
 #[test]
 fn what_does_not_fit_leaves_early_and_is_counted() {
     let mut merge = Merge::new(Limits { answers: 4, ..limits(1_000) }, false);
-    merge.add(1);
-    merge.add(2);
+    merge.add(1, 0);
+    merge.add(2, 0);
     let mut out = Vec::new();
     for number in 0..10 {
         merge.push(1, flow(1 + number, number), 0);
@@ -143,7 +143,7 @@ fn run(flows: &[Sent], limits: Limits, follow: bool, stall: bool) -> (Vec<Out>, 
     arrivals.sort_unstable();
     let mut merge = Merge::new(limits, follow);
     let mut out = Vec::new();
-    (0..5).for_each(|source| merge.add(source));
+    (0..5).for_each(|source| merge.add(source, 0));
     for (number, (now, source, time, id)) in arrivals.into_iter().enumerate() {
         // What was due before.
         while let Some(due) = merge.deadline_ns().filter(|due| *due < now) {
