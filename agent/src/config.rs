@@ -135,10 +135,17 @@ pub struct AgentConfig {
     /// How many of a hundred made-up events are requests and responses of applications: HTTP, DNS, Kafka.
     #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub synthetic_l7_percent: u8,
+    /// Shift the time of flows by so many milliseconds: a node whose clock is off, for tests.
+    #[arg(long, value_name = "MS", default_value_t = 0, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-MAX_CLOCK_OFFSET_MS..=MAX_CLOCK_OFFSET_MS))]
+    pub clock_offset: i64,
     /// How long a shutdown may take before tasks are aborted, seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub drain_timeout: Duration,
 }
+
+/// A day, ms.
+const MAX_CLOCK_OFFSET_MS: i64 = 86_400_000;
 
 impl AgentConfig {
     /// Whether the agent looks at a machine without pods.
@@ -164,6 +171,11 @@ impl AgentConfig {
     /// The labels of the flags.
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
         self.node_labels.iter().cloned().collect()
+    }
+
+    /// What is added to the time of flows, ns.
+    pub(crate) const fn clock_offset_ns(&self) -> i64 {
+        self.clock_offset * 1_000_000
     }
 
     fn address(&self, listen: Option<Listen>, port: u16) -> Option<SocketAddr> {

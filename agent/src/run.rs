@@ -19,7 +19,9 @@ use ipnet::IpNet;
 use specola_datapath::ReaderWaker;
 use specola_directory::{DirectoryReader, DirectoryWriter, directory};
 use specola_flow::{InstanceId, NodeInfo};
-use specola_flow_server::{Config as FlowConfig, FlowMetrics, FlowServer, Pipeline, Wake, flow_server};
+use specola_flow_server::{
+    Clock, Config as FlowConfig, FlowMetrics, FlowServer, Pipeline, Wake, flow_server,
+};
 use specola_lifecycle::{Drain, Lifecycle, Outcome, build_info, termination};
 use specola_telemetry::{Metrics, init_logs};
 use tokio::sync::{oneshot, watch};
@@ -144,7 +146,7 @@ impl Agent {
         node.call(|_| ()).await.context("the node thread's first pass")?;
         // Policies are realized: now traffic of the node may meet them.
         attach_devices(&mut life, config, &net, &node, &warnings).await?;
-        let reader = ReaderThread::start(events, pipeline)?;
+        let reader = ReaderThread::start(events, pipeline, config.clock_offset_ns())?;
         let sweeper = Sweeper {
             connections,
             events: flows.agent_events(),
@@ -316,11 +318,14 @@ pub(crate) fn flow_config(config: &AgentConfig) -> anyhow::Result<FlowConfig> {
     // The hasher's keys are random for each process.
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     let flows = FlowConfig::new(InstanceId::new(random), &build_info().semver());
+    let (system, offset_ns) = (flows.clock.clone(), config.clock_offset_ns());
+    let clock = Clock::from_fn(move || system.now_ns().saturating_add_signed(offset_ns));
     Ok(FlowConfig {
         capacity: config.ring_size,
         protected_percent: config.ring_protected_percent,
         detail_bytes: usize::try_from(u64::from(config.flow_details_mib) << 20).unwrap_or(usize::MAX),
         redaction: config.redaction.redaction().context("--hubble-redact-http-headers-*")?,
+        clock,
         ..flows
     })
 }

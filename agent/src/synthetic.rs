@@ -29,7 +29,9 @@ pub(crate) async fn run_synthetic(
         labels: vec!["specola.io/source=synthetic".to_owned()],
     });
     writer.apply(Synthetic::changes()).context("filling the directory")?;
-    let (pipeline, flows) = flow_server(flow_config(config)?, reader).context("making the flow ring")?;
+    let settings = flow_config(config)?;
+    let clock = settings.clock.clone();
+    let (pipeline, flows) = flow_server(settings, reader).context("making the flow ring")?;
     let registry = Arc::new(Metrics::new());
     registry.register(|registry| flows.register_metrics(registry));
 
@@ -41,7 +43,7 @@ pub(crate) async fn run_synthetic(
     let nothing_to_refresh: Refresh = Arc::new(|| Box::pin(std::future::ready(())));
     spawn_metrics(&mut life, config, registry, nothing_to_refresh).await?;
     let l7_percent = config.synthetic_l7_percent;
-    let feed = Feed::start(pipeline, flows.access_log(), rate, l7_percent)?;
+    let feed = Feed::start(pipeline, flows.access_log(), (rate, l7_percent), clock)?;
     tracing::info!(rate, l7_percent, "serving made-up events; nothing of this host is observed");
     let mut fed = Ok(());
     let between = async { fed = feed.stop().await };
@@ -72,11 +74,16 @@ struct Feed {
 }
 
 impl Feed {
-    fn start(mut pipeline: Pipeline, log: AccessLog, rate: u32, l7_percent: u8) -> anyhow::Result<Self> {
+    fn start(
+        mut pipeline: Pipeline,
+        log: AccessLog,
+        (rate, l7_percent): (u32, u8),
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let feed = move || {
-            let (mut source, clock) = (Synthetic::new(SEED), Clock::system());
+            let mut source = Synthetic::new(SEED);
             let (mut made, mut events, start) = (0, Vec::new(), Instant::now());
             while !stopped.load(Ordering::Acquire) {
                 let due = start.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000;

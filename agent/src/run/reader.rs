@@ -13,14 +13,18 @@ pub(super) struct ReaderThread {
 }
 
 impl ReaderThread {
-    /// Starts the thread.
-    pub(super) fn start(reader: EventReader, mut pipeline: Pipeline) -> anyhow::Result<Self> {
+    /// Starts the thread. `clock_offset_ns` is added to all times.
+    pub(super) fn start(
+        reader: EventReader,
+        mut pipeline: Pipeline,
+        clock_offset_ns: i64,
+    ) -> anyhow::Result<Self> {
         let waker = reader.waker();
         let sink = move |tick: specola_datapath::Tick<'_>| {
             for (reason, count) in tick.rejected.by_reason() {
                 pipeline.reject(reason, count);
             }
-            pipeline.ingest(tick.events, tick.clock_offset_ns)
+            pipeline.ingest(tick.events, tick.clock_offset_ns.saturating_add(clock_offset_ns))
         };
         let thread = reader.spawn(sink).context("starting the reader thread")?;
         Ok(Self { waker, thread })
