@@ -254,6 +254,12 @@ impl FlowStream {
 
     /// Writes what nodes did.
     fn tell(&mut self, out: &mut Vec<u8>) {
+        for id in self.merge.take_newly_skewed() {
+            let (Some(node), Some(skew_ns)) = (self.nodes.get(id as usize), self.merge.skew_ns(id)) else {
+                continue;
+            };
+            self.errors.entry(skew_message(skew_ns)).or_default().push(node.name.clone());
+        }
         if self.states.is_empty() && self.errors.is_empty() {
             return;
         }
@@ -438,6 +444,7 @@ impl FlowStream {
             ("specola-coverage-nodes", (self.nodes.len() - missing.len()).to_string()),
             ("specola-coverage-nodes-missing", missing.len().to_string()),
             ("specola-coverage-nodes-partial", partial.to_string()),
+            ("specola-coverage-skewed", self.merge.skewed().to_string()),
             ("specola-coverage-late", counts.late.to_string()),
             ("specola-coverage-lost", counts.lost.to_string()),
         ];
@@ -453,6 +460,15 @@ impl Drop for FlowStream {
     fn drop(&mut self) {
         self.context.counters.open.dec();
     }
+}
+
+/// What is said of a node whose flows come so much later than those of others, ns.
+fn skew_message(skew_ns: i64) -> String {
+    let seconds = skew_ns.unsigned_abs().div_ceil(1_000_000_000);
+    let way = if skew_ns < 0 { "ahead of" } else { "behind" };
+    format!(
+        "the clock is about {seconds} s {way} other nodes': its flows are not in order of time, set its clock"
+    )
 }
 
 fn read(mut upstream: Box<Upstream>) -> BoxFuture<'static, Event> {

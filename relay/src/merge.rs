@@ -101,6 +101,8 @@ pub(crate) struct Merge {
     /// Median of the streams' delays.
     reference_ns: Option<i64>,
     reference_due_ns: u64,
+    /// Streams whose clock was found to be off, not yet asked for.
+    newly_skewed: Vec<u32>,
     counts: MergeCounts,
 }
 
@@ -126,6 +128,7 @@ impl Merge {
             farthest_ns: None,
             reference_ns: None,
             reference_due_ns: 0,
+            newly_skewed: Vec::new(),
             counts: MergeCounts::default(),
         }
     }
@@ -245,6 +248,16 @@ impl Merge {
             .is_some_and(|view| view.state == State::Live && view.newest_ns < head_ns)
     }
 
+    /// Streams whose clock was found to be off since the last call.
+    pub(crate) fn take_newly_skewed(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.newly_skewed)
+    }
+
+    /// Streams whose clock is off now.
+    pub(crate) fn skewed(&self) -> usize {
+        self.sources.iter().filter(|view| view.skewed).count()
+    }
+
     pub(crate) fn counts(&self) -> MergeCounts {
         self.counts
     }
@@ -313,8 +326,12 @@ impl Merge {
         let candidates = middle.iter().filter_map(|at| delays.get(*at));
         self.reference_ns = candidates.min_by_key(|delay| delay.unsigned_abs()).copied();
         let Some(reference) = self.reference_ns else { return };
-        for view in &mut self.sources {
+        for (source, view) in (0..).zip(&mut self.sources) {
+            let was_skewed = view.skewed;
             view.skewed = view.delay_ns.is_some_and(|delay| delay.abs_diff(reference) > self.limits.wait_ns);
+            if view.skewed && !was_skewed {
+                self.newly_skewed.push(source);
+            }
         }
         let near = self.sources.iter().filter(|view| !view.skewed);
         self.farthest_ns = near.filter_map(|view| view.low.sure()).max();

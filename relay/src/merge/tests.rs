@@ -107,6 +107,7 @@ fn a_clock_that_is_off_disturbs_nobody() {
         drain(&mut merge, now + 3 * MS, &mut out);
     }
     assert!(merge.sources[2].skewed && !merge.sources[0].skewed);
+    assert_eq!((merge.take_newly_skewed(), merge.take_newly_skewed(), merge.skewed()), (vec![2], vec![], 1));
     assert!(merge.skew_ns(2).unwrap() < -3_500_000 * MS as i64, "{:?}", merge.skew_ns(2));
     let late = merge.sources[0].late + merge.sources[1].late;
     assert_eq!((out.len(), late), (300, 0), "flows of right clocks are in order");
