@@ -94,6 +94,9 @@ pub struct AgentArgs {
     /// What a pod enforces while its policies need more map entries than fit: the last that fitted, or nothing passes
     #[arg(long, value_enum, default_value_t = PolicyOverflow::Keep)]
     policy_overflow: PolicyOverflow,
+    /// Run a relay in front of the nodes, too: one flow API for all of them
+    #[arg(long)]
+    relay: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -300,6 +303,7 @@ impl AgentArgs {
             attach: text_of(self.attach),
             policy_mode: text_of(self.policy_mode),
             policy_overflow: text_of(self.policy_overflow),
+            relay: self.relay,
             ..UpOptions::new(file)
         }
     }
@@ -310,8 +314,11 @@ fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
     let sandbox = Sandbox::up(&options, |step| eprintln!("{step}"))?;
     let cluster = sandbox.cluster()?;
     let name = sandbox.name();
+    let relay = cluster.relay.as_ref().map_or_else(String::new, |relay| {
+        format!("  all of it, by time: specola observe --server unix://{} -f\n", relay.socket.display())
+    });
     print(&format!(
-        "sandbox {name} is ready: {} nodes, {} pods\n  \
+        "sandbox {name} is ready: {} nodes, {} pods\n{relay}  \
          watch its flows:  specola observe --sandbox {name} -f\n  \
          change policies:  edit {}\n  \
          take it down:     specola sandbox down --name {name}\n",
@@ -356,6 +363,7 @@ fn run_supervisor(args: RunArgs) -> anyhow::Result<ExitCode> {
         attach: text_of(args.agents.attach),
         policy_mode: text_of(args.agents.policy_mode),
         policy_overflow: text_of(args.agents.policy_overflow),
+        relay: args.agents.relay,
         hold: args.hold,
         bound: args.bound,
         program: args.program,

@@ -72,6 +72,15 @@ impl Layout {
         self.directory().join("control.sock")
     }
 
+    /// Unix socket of the relay.
+    pub fn relay_socket(&self) -> PathBuf {
+        self.directory().join("relay.sock")
+    }
+
+    pub fn relay_log(&self) -> PathBuf {
+        self.directory().join("relay.log")
+    }
+
     pub fn supervisor_log(&self) -> PathBuf {
         self.directory().join("supervisor.log")
     }

@@ -40,6 +40,8 @@ pub(crate) struct NodeSpec {
     /// On the underlay.
     pub addresses: Vec<IpAddr>,
     pub pod_cidrs: Vec<IpNet>,
+    /// How far its clock is off, ms.
+    pub clock_offset_ms: i64,
 }
 
 /// One pod of the cluster.

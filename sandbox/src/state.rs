@@ -35,6 +35,9 @@ pub struct Cluster {
     pub pin_dir: PathBuf,
     /// Control group of all its processes but the supervisor.
     pub cgroup: PathBuf,
+    /// Its relay, when it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<Relay>,
     /// Its nodes, in the order of the cluster file.
     pub nodes: Vec<Node>,
     /// Its pods, in the order of the cluster file.
@@ -53,6 +56,25 @@ pub enum Phase {
     Stopping,
 }
 
+/// The relay of a sandbox. It runs on the first node.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Relay {
+    /// "running", or how it ended.
+    pub state: String,
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Unix socket of the flow API.
+    pub socket: PathBuf,
+    /// TCP address of the flow API, reachable from the sandbox's namespaces.
+    pub address: String,
+    /// TCP address of its metrics, reachable from the sandbox's namespaces.
+    pub metrics_address: String,
+    /// What it writes.
+    pub log: PathBuf,
+}
+
 /// One node and its agent.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Node {
@@ -68,6 +90,9 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Networks that its pods' addresses are from.
     pub pod_cidrs: Vec<ipnet::IpNet>,
+    /// How far the times of its flows are off, ms.
+    #[serde(default)]
+    pub clock_offset_ms: i64,
     /// Unix socket of the observer service.
     pub observer_socket: PathBuf,
     /// TCP address of the observer service, reachable from the sandbox's namespaces.
@@ -213,6 +238,7 @@ pub(crate) mod tests {
             store_dir: "/d/store".into(),
             pin_dir: "/p".into(),
             cgroup: "/c".into(),
+            relay: None,
             nodes: Vec::new(),
             pods: Vec::new(),
         }

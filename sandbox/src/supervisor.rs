@@ -8,6 +8,7 @@ mod control;
 mod converge;
 mod names;
 mod pod;
+mod relay;
 mod report;
 mod shared;
 
@@ -36,6 +37,7 @@ use agent::Agents;
 use control::Control;
 pub(crate) use control::{NewPod, Request, call};
 use pod::Pods;
+use relay::RelayKeeper;
 pub(crate) use report::Report;
 use report::Starter;
 use shared::Shared;
@@ -52,6 +54,8 @@ pub(crate) struct Settings {
     pub policy_mode: String,
     /// Passed to the agents: "keep" or "deny".
     pub policy_overflow: String,
+    /// A relay runs in front of the nodes.
+    pub relay: bool,
     /// Clients begin only when asked to over the control socket.
     pub hold: bool,
     /// Ends when standard input does, also once the cluster is ready.
@@ -137,6 +141,7 @@ struct Supervisor {
     control: Control,
     agents: Agents,
     pods: Pods,
+    relay: RelayKeeper,
     hold: bool,
 }
 
@@ -161,6 +166,7 @@ impl Supervisor {
             control,
             agents: Agents::new(Arc::clone(&shared)),
             pods: Pods::new(Arc::clone(&shared)),
+            relay: RelayKeeper::new(Arc::clone(&shared)),
             shared,
             hold,
         })
@@ -176,6 +182,7 @@ impl Supervisor {
         starter.progress("starting the agents");
         self.agents.start();
         try_join_all(spec.nodes.iter().map(|node| self.agents.wait_ready(&node.name))).await?;
+        self.relay.start().await?;
         starter.progress(&format!("wiring {} pods", spec.pods.len()));
         for pod in &spec.pods {
             self.pods.prepare(pod)?;
@@ -237,6 +244,7 @@ impl Supervisor {
             eprintln!("{error:#}");
         }
         self.pods.stop();
+        self.relay.stop().await;
         if timeout(STOP_LIMIT, self.agents.stop()).await.is_err() {
             eprintln!("an agent did not end in {} s and is killed", STOP_LIMIT.as_secs());
         }
@@ -258,6 +266,7 @@ fn describe(settings: &Settings, spec: &Spec, mounts: &Mounts) -> Cluster {
         desired_dir: layout.desired(),
         store_dir: layout.store(),
         pin_dir: layout.below(&mounts.bpffs),
+        relay: spec.nodes.first().filter(|_| settings.relay).map(|node| relay::describe(layout, node)),
         nodes: spec.nodes.iter().map(|node| agent::describe(layout, &cgroup, node)).collect(),
         cgroup,
         pods: Vec::new(),

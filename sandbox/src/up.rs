@@ -31,6 +31,8 @@ pub struct UpOptions {
     pub policy_mode: String,
     /// "keep" or "deny".
     pub policy_overflow: String,
+    /// A relay runs in front of the nodes.
+    pub relay: bool,
     /// Clients begin only after [`Sandbox::release`].
     pub hold: bool,
     /// The sandbox ends with this process, however that ends.
@@ -56,6 +58,7 @@ impl UpOptions {
             attach: "auto".to_owned(),
             policy_mode: "default".to_owned(),
             policy_overflow: "keep".to_owned(),
+            relay: false,
             hold: false,
             bound: false,
             program: None,
@@ -222,6 +225,9 @@ fn start_supervisor(options: &UpOptions, layout: &Layout) -> anyhow::Result<Chil
         .arg(file)
         .arg("--program")
         .arg(&program);
+    if options.relay {
+        command.arg("--relay");
+    }
     if options.hold {
         command.arg("--hold");
     }

@@ -52,6 +52,18 @@ fn table(cluster: &Cluster) -> String {
         ]
     }));
     text.push_str(&columns(&nodes));
+    if let Some(relay) = &cluster.relay {
+        text.push_str(&columns(&[
+            ["RELAY", "STATE", "PID", "ADDRESS", "OBSERVER"].map(str::to_owned).to_vec(),
+            vec![
+                "relay".to_owned(),
+                relay.state.clone(),
+                relay.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+                relay.address.clone(),
+                format!("unix://{}", relay.socket.display()),
+            ],
+        ]));
+    }
     let mut pods = vec![["POD", "NODE", "STATE", "IDENTITY", "IPS", "WORKLOAD"].map(str::to_owned).to_vec()];
     pods.extend(cluster.pods.iter().map(|pod| {
         vec![

@@ -31,8 +31,22 @@ pub(super) fn complete_node(object: &mut Object, number: usize) -> Result<NodeSp
         let texts: Vec<String> = pod_cidrs.iter().map(IpNet::to_string).collect();
         object.set(&["spec", "podCIDRs"], json!(texts));
     }
-    Ok(NodeSpec { name: object.name.clone(), addresses, pod_cidrs })
+    let clock_offset_ms = clock_offset_ms(object)?;
+    Ok(NodeSpec { name: object.name.clone(), addresses, pod_cidrs, clock_offset_ms })
 }
+
+fn clock_offset_ms(object: &Object) -> Result<i64, String> {
+    let Some(value) = object.value.pointer("/metadata/annotations").and_then(|map| map.get(CLOCK_OFFSET))
+    else {
+        return Ok(0);
+    };
+    let number = value.as_str().and_then(|text| text.strip_suffix("ms")?.parse().ok());
+    number
+        .ok_or_else(|| format!("metadata.annotations[{CLOCK_OFFSET}]: {value} is no time such as \"-20ms\""))
+}
+
+/// Annotation of a Node: how far the times of its flows are off.
+const CLOCK_OFFSET: &str = "sandbox.specola.io/clock-offset";
 
 /// Refuses nodes whose addresses or pod networks meet.
 pub(super) fn check_apart(nodes: &[NodeSpec]) -> Result<(), String> {

@@ -131,10 +131,7 @@ impl Agents {
 /// What is known of a node before its agent runs.
 pub(super) fn describe(layout: &Layout, cluster_cgroup: &Path, spec: &NodeSpec) -> Node {
     let directory = layout.node(&spec.name);
-    let at = |port: u16| match spec.addresses.first() {
-        Some(&address) => std::net::SocketAddr::new(address, port).to_string(),
-        None => format!("127.0.0.1:{port}"),
-    };
+    let at = |port: u16| address_of(spec, port);
     Node {
         name: spec.name.clone(),
         state: "starting".to_owned(),
@@ -142,6 +139,7 @@ pub(super) fn describe(layout: &Layout, cluster_cgroup: &Path, spec: &NodeSpec) 
         restarts: 0,
         addresses: spec.addresses.clone(),
         pod_cidrs: spec.pod_cidrs.clone(),
+        clock_offset_ms: spec.clock_offset_ms,
         observer_socket: directory.join("observer.sock"),
         observer_address: at(OBSERVER_PORT),
         admin_socket: directory.join("admin.sock"),
@@ -149,6 +147,14 @@ pub(super) fn describe(layout: &Layout, cluster_cgroup: &Path, spec: &NodeSpec) 
         netns: layout.node_netns(&spec.name),
         cgroup: cluster_cgroup.join(&spec.name),
         log: directory.join("agent.log"),
+    }
+}
+
+/// A port of a node, as the sandbox's namespaces reach it.
+pub(super) fn address_of(spec: &NodeSpec, port: u16) -> String {
+    match spec.addresses.first() {
+        Some(&address) => std::net::SocketAddr::new(address, port).to_string(),
+        None => format!("127.0.0.1:{port}"),
     }
 }
 
@@ -213,7 +219,7 @@ async fn keep_running(shared: Arc<Shared>, node: Node, switches: Switches) {
 }
 
 /// Waits until a switch stands so; for ever when nobody can turn it any more.
-async fn becomes(switch: &mut watch::Receiver<bool>, wanted: bool) {
+pub(super) async fn becomes(switch: &mut watch::Receiver<bool>, wanted: bool) {
     if switch.wait_for(|stands| *stands == wanted).await.is_err() {
         std::future::pending().await
     }
@@ -246,6 +252,9 @@ fn spawn(shared: &Shared, node: &Node) -> anyhow::Result<Child> {
         "--policy-overflow",
         &settings.policy_overflow,
     ]);
+    if node.clock_offset_ms != 0 {
+        command.arg(format!("--clock-offset={}", node.clock_offset_ms));
+    }
     let log = open_log(&node.log)?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| format!("cannot start {}", shared.program().display()))
@@ -257,13 +266,13 @@ pub(super) fn open_log(path: &Path) -> anyhow::Result<File> {
     log.with_context(|| format!("cannot open the log {}", path.display()))
 }
 
-async fn terminate(mut child: Child) {
+pub(super) async fn terminate(mut child: Child) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         // It may have ended just now.
         _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
     if let Err(error) = child.wait().await {
-        eprintln!("cannot wait for an agent: {error}");
+        eprintln!("cannot wait for a process: {error}");
     }
 }
 
@@ -276,4 +285,4 @@ fn note(shared: &Shared, node: &str, change: impl FnOnce(&mut Node)) {
 const READY_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(25);
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const RESTART_PAUSE: Duration = Duration::from_secs(1);
