@@ -1,8 +1,10 @@
 //! What a test does inside a pod's network namespace itself: sockets, and counters of the kernel's packet filter.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use specola_testkit::netns;
@@ -22,12 +24,28 @@ pub fn udp_socket(pod_netns: &Path, port: u16) -> UdpSocket {
 ///
 /// # Panics
 /// The kernel refuses one.
-pub fn send_to_ports(socket: &UdpSocket, host: std::net::IpAddr, ports: impl Iterator<Item = u16>) -> u64 {
+pub fn send_to_ports(socket: &UdpSocket, host: IpAddr, ports: impl Iterator<Item = u16>) -> u64 {
     let send = |port| {
         let target = SocketAddr::new(host, port);
         socket.send_to(b"", target).unwrap_or_else(|error| panic!("{target}: {error}"));
     };
     ports.map(send).count() as u64
+}
+
+/// Opens connections to these ports, one datagram each, as fast as it can until `is_over`. Gives how many datagrams; when
+/// source ports are used again, several make one connection.
+///
+/// # Panics
+/// There is no free port, or the kernel refuses a datagram.
+pub fn storm(pod_netns: &Path, host: IpAddr, ports: RangeInclusive<u16>, is_over: &AtomicBool) -> u64 {
+    netns::enter(pod_netns, || {
+        let mut datagrams = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("a free port");
+            datagrams += send_to_ports(&socket, host, ports.clone());
+        }
+        datagrams
+    })
 }
 
 /// Counters of nftables in a network namespace, which know nothing of Specola.

@@ -177,6 +177,19 @@ impl Sandbox {
             .to_owned()
     }
 
+    /// Socket of a node's flow API.
+    ///
+    /// # Panics
+    /// There is no such node.
+    #[track_caller]
+    pub fn observer_socket(&self, node: &str) -> String {
+        let ps = self.ps();
+        find(&ps, "nodes", |entry| entry["name"] == node)["observer_socket"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{node} has no observer socket: {ps}"))
+            .to_owned()
+    }
+
     /// Network namespace of a pod, to be entered from a test's own thread.
     ///
     /// # Panics

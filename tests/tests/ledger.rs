@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use fixtures::{CLUSTER, yaml};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use specola_testkit::{eventually, netns};
-use specola_tests::inside::{send_to_ports, udp_socket};
+use specola_testkit::eventually;
+use specola_tests::inside::{send_to_ports, storm, udp_socket};
 use specola_tests::sandbox::PATIENCE;
 use specola_tests::{Books, Flow, Sandbox, Witness};
 
@@ -78,7 +78,7 @@ fn each_deny_arrives_under_a_storm_of_allowed_connections() {
     let is_over = AtomicBool::new(false);
     let started = Instant::now();
     let (datagrams, took) = std::thread::scope(|scope| {
-        let storm = scope.spawn(|| storm(&near, server, &is_over));
+        let storm = scope.spawn(|| storm(&near, server, ALLOWED, &is_over));
         // Each is one connection that the policy refuses, told from the others by its port.
         for port in 10_000..10_000 + DENIES {
             let due = started + Duration::from_millis(u64::from(port - 10_000));
@@ -180,19 +180,6 @@ impl Prober {
     fn send(&self, port: u16) {
         send_to_ports(&udp_socket(&self.netns, 0), self.server, std::iter::once(port));
     }
-}
-
-/// Opens allowed connections, one datagram each, as fast as it can. Gives how many datagrams; when source ports are
-/// used again, several make one connection.
-fn storm(pod: &std::path::Path, server: IpAddr, is_over: &AtomicBool) -> u64 {
-    netns::enter(pod, || {
-        let mut connections = 0;
-        while !is_over.load(Ordering::Relaxed) {
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("a free port");
-            connections += send_to_ports(&socket, server, ALLOWED);
-        }
-        connections
-    })
 }
 
 /// An agent that does not run until this goes.
