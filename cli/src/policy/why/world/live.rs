@@ -231,3 +231,6 @@ fn ports_of(list: &[pb::NamedPort]) -> NamedPorts {
 fn parse_labels(labels: &[String]) -> LabelSet {
     labels.iter().filter_map(|label| label.parse::<Label>().ok()).collect()
 }
+
+#[cfg(test)]
+mod tests;
