@@ -6,6 +6,7 @@ pub mod flows;
 pub mod host;
 pub mod inside;
 pub mod sandbox;
+pub mod seed;
 
 pub use books::Books;
 pub use flows::Flow;

@@ -7,7 +7,7 @@ mod policies;
 mod probes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -27,18 +27,17 @@ const ASKED: usize = 1000;
 const BATCH: usize = 250;
 /// Of these, so many are asked one by one.
 const ONE_BY_ONE: usize = 30;
-/// What finds the same policies every time; `SPECOLA_POLICY_SEED` has another one.
+/// What finds the same policies every time; `SPECOLA_POLICY_SEED` has another one, or `fresh` for one of its own.
 const SEED: u64 = 20_261_123;
 
 /// Connections to try, by the network namespace that they come from.
 type Plan = Vec<(PathBuf, Vec<Probe>)>;
 /// Source, destination, protocol, port, whether it is the sender's verdict.
-type Key = (Ipv4Addr, Ipv4Addr, &'static str, u16, bool);
+type Key = (IpAddr, IpAddr, &'static str, u16, bool);
 
 #[test]
 fn flow_why_and_oracle_name_the_same_rules() {
-    let seed = std::env::var("SPECOLA_POLICY_SEED").ok();
-    let seed = seed.map_or(SEED, |text| text.parse().expect("SPECOLA_POLICY_SEED is a number"));
+    let seed = specola_tests::seed::given().unwrap_or(SEED);
     eprintln!("SPECOLA_POLICY_SEED={seed}");
     let mut random = Random(seed);
     let policies = policies(&mut random, POLICIES);
@@ -75,17 +74,21 @@ fn compare(
     flows: &BTreeMap<Key, Flow>,
     seed: u64,
 ) {
-    let mut counts: BTreeMap<(bool, Verdict), usize> = BTreeMap::new();
+    // By direction and verdict, audited or not; and by direction, family and verdict.
+    let mut counts: BTreeMap<(bool, Verdict, bool), usize> = BTreeMap::new();
+    let mut of_families: BTreeMap<(bool, bool, Verdict), usize> = BTreeMap::new();
     let mut mistakes = Vec::new();
     for (key, answer) in expected {
-        *counts.entry((key.4, answer.verdict)).or_default() += 1;
+        *counts.entry((key.4, answer.verdict, answer.audited)).or_default() += 1;
+        *of_families.entry((key.4, key.1.is_ipv6(), answer.verdict)).or_default() += 1;
         let carried = carried(&flows[key]);
         if carried != *answer {
             mistakes.push(format!("{key:?}: flow {carried:?}, oracle {answer:?}"));
         }
     }
-    eprintln!("{} verdicts (egress?, verdict): {counts:?}", expected.len());
-    assert_eq!(counts.len(), 6, "each verdict in each direction: {counts:?}");
+    eprintln!("{} verdicts (egress?, verdict, audited?): {counts:?}", expected.len());
+    assert_eq!(counts.len(), 10, "each verdict in each direction, enforced and audited: {counts:?}");
+    assert_eq!(of_families.len(), 12, "each verdict in each direction and family: {of_families:?}");
     assert!(expected.len() >= ASKED, "only {} verdicts", expected.len());
     let mut keys: Vec<&Key> = expected.keys().collect();
     for index in (1..keys.len()).rev() {
@@ -128,18 +131,25 @@ fn named(why: &Value, egress: bool) -> Option<Answer> {
         "default-deny" => Verdict::DefaultDeny,
         _ => return None,
     };
-    Some(Answer { verdict, rules: rules(&step["rules"]) })
+    let audited = step["audited"].as_bool()?;
+    Some(Answer { verdict, audited, rules: rules(&step["rules"]) })
 }
 
 /// What a flow says itself.
 fn carried(flow: &Flow) -> Answer {
+    let extension = &flow.json()["extensions"];
     let verdict = match (flow.verdict(), flow.drop_reason()) {
         ("FORWARDED", _) => Verdict::Allow,
+        // The rules that would deny; without one it is for want of an allow.
+        ("AUDIT", _) if rules(&extension["origins"]).iter().any(|rule| rule.contains("Deny[")) => {
+            Verdict::Deny
+        }
+        ("AUDIT", _) => Verdict::DefaultDeny,
         ("DROPPED", "POLICY_DENY") => Verdict::Deny,
         ("DROPPED", "POLICY_DENIED") => Verdict::DefaultDeny,
         _ => panic!("{}", flow.json()),
     };
-    Answer { verdict, rules: rules(&flow.json()["extensions"]["origins"]) }
+    Answer { verdict, audited: flow.verdict() == "AUDIT", rules: rules(&extension["origins"]) }
 }
 
 fn rules(list: &Value) -> BTreeSet<String> {
@@ -164,6 +174,8 @@ fn verdicts(sandbox: &Sandbox) -> BTreeMap<Key, Flow> {
         let l4 = &flow.json()["l4"];
         let (proto, port) = if let Some(icmp) = l4.get("ICMPv4") {
             ("ICMP", icmp["type"].as_u64().unwrap_or(0))
+        } else if let Some(icmp) = l4.get("ICMPv6") {
+            ("ICMPv6", icmp["type"].as_u64().unwrap_or(0))
         } else if l4.get("UDP").is_some() {
             ("UDP", flow.destination_port())
         } else {
@@ -183,7 +195,8 @@ fn verdicts(sandbox: &Sandbox) -> BTreeMap<Key, Flow> {
 #[derive(Debug)]
 struct Place {
     netns: PathBuf,
-    address: Ipv4Addr,
+    /// One of each family.
+    addresses: [IpAddr; 2],
 }
 
 #[derive(Debug)]
@@ -196,7 +209,7 @@ struct World {
 enum Target<'a> {
     Pod(&'a Pod),
     Node(&'static str),
-    Outside(Ipv4Addr),
+    Outside(IpAddr),
 }
 
 impl World {
@@ -205,9 +218,11 @@ impl World {
         let list = |name: &str| ps[name].as_array().expect("a list").clone();
         let place = |entry: &Value, addresses: &str| {
             let addresses = entry[addresses].as_array().expect("a list");
-            let mut addresses = addresses.iter().filter_map(|text| text.as_str()?.parse().ok());
-            let netns = entry["netns"].as_str().expect("a path").into();
-            Place { netns, address: addresses.next().expect("an IPv4 address") }
+            let addresses = addresses.iter().filter_map(|text| text.as_str()?.parse().ok());
+            let addresses: Vec<IpAddr> = addresses.collect();
+            let of_family = |v6: bool| addresses.iter().find(|address| address.is_ipv6() == v6);
+            let addresses = [false, true].map(|v6| *of_family(v6).expect("an address of each family"));
+            Place { netns: entry["netns"].as_str().expect("a path").into(), addresses }
         };
         let pod = |pod: Pod| {
             let is_it = |entry: &&Value| entry["namespace"] == pod.namespace && entry["name"] == pod.app;
@@ -227,9 +242,10 @@ impl World {
         let (mut plan, mut expected) = (Vec::new(), BTreeMap::new());
         for (pod, place) in &self.pods {
             let mut probes = Vec::new();
-            for (target, to) in self.targets().filter(|(_, to)| *to != place.address) {
-                for (proto, port) in ports() {
-                    let key = |egress| (place.address, to, proto, port, egress);
+            for (target, to) in self.targets().filter(|(_, to)| !place.addresses.contains(to)) {
+                let own = place.addresses[usize::from(to.is_ipv6())];
+                for (proto, port) in ports(to) {
+                    let key = |egress| (own, to, proto, port, egress);
                     let peer = match target {
                         Target::Pod(other) => Peer::Pod(other),
                         Target::Node(node) if node == pod.node => Peer::LocalNode,
@@ -237,13 +253,13 @@ impl World {
                         Target::Outside(address) => Peer::Outside(address),
                     };
                     let sent = decide(policies, Question { pod, egress: true, peer, proto, port });
-                    let mut connects = sent.verdict == Verdict::Allow;
+                    let mut connects = sent.passes();
                     expected.insert(key(true), sent);
                     if let (Target::Pod(receiver), true) = (&target, connects) {
                         let peer = Peer::Pod(pod);
                         let question = Question { pod: receiver, egress: false, peer, proto, port };
                         let received = decide(policies, question);
-                        connects = received.verdict == Verdict::Allow;
+                        connects = received.passes();
                         expected.insert(key(false), received);
                     } else {
                         connects = false;
@@ -255,14 +271,15 @@ impl World {
         }
         for (node, place) in &self.nodes {
             let mut probes = Vec::new();
-            for (pod, to) in &self.pods {
-                let from = probes::source_address(&place.netns, to.address);
+            for (pod, to) in self.pods.iter().flat_map(|(pod, to)| to.addresses.map(|address| (pod, address)))
+            {
+                let from = probes::source_address(&place.netns, to);
                 let peer = if *node == pod.node { Peer::LocalNode } else { Peer::RemoteNode };
-                for (proto, port) in ports() {
+                for (proto, port) in ports(to) {
                     let received = decide(policies, Question { pod, egress: false, peer, proto, port });
-                    let connects = received.verdict == Verdict::Allow;
-                    probes.push(Probe { to: to.address, proto, port, connects });
-                    expected.insert((from, to.address, proto, port, false), received);
+                    let connects = received.passes();
+                    probes.push(Probe { to, proto, port, connects });
+                    expected.insert((from, to, proto, port, false), received);
                 }
             }
             plan.push((place.netns.clone(), probes));
@@ -270,15 +287,17 @@ impl World {
         (plan, expected)
     }
 
-    fn targets(&self) -> impl Iterator<Item = (Target<'_>, Ipv4Addr)> {
-        let pods = self.pods.iter().map(|(pod, place)| (Target::Pod(pod), place.address));
-        let nodes = self.nodes.iter().map(|(name, place)| (Target::Node(name), place.address));
+    fn targets(&self) -> impl Iterator<Item = (Target<'_>, IpAddr)> {
+        let pods = self.pods.iter().flat_map(|(pod, place)| place.addresses.map(|to| (Target::Pod(pod), to)));
+        let nodes =
+            self.nodes.iter().flat_map(|(name, place)| place.addresses.map(|to| (Target::Node(name), to)));
         let outside = OUTSIDE.into_iter().map(|text| text.parse().expect("an address"));
         pods.chain(nodes).chain(outside.map(|address| (Target::Outside(address), address)))
     }
 }
 
-fn ports() -> impl Iterator<Item = (&'static str, u16)> {
+fn ports(to: IpAddr) -> impl Iterator<Item = (&'static str, u16)> {
     let tcp = TCP.into_iter().map(|port| ("TCP", port));
-    tcp.chain(UDP.into_iter().map(|port| ("UDP", port))).chain([("ICMP", 8)])
+    let echo = if to.is_ipv6() { ("ICMPv6", 128) } else { ("ICMP", 8) };
+    tcp.chain(UDP.into_iter().map(|port| ("UDP", port))).chain([echo])
 }

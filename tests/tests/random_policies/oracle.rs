@@ -1,14 +1,13 @@
 //! Decides by the documents themselves, in the plainest way: every rule is looked at for every question.
 //!
-//! It shares no code with the product. What it does not know (request rules, services, names of DNS) the random
-//! policies do not have.
+//! It shares no code with the product. What it does not know, such as request rules, the random policies do not have.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::cluster::{DNS, Pod};
+use crate::cluster::{AUDIT, DNS, NAMES, Pod, SERVICES, Service};
 
 /// The other side of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +15,7 @@ pub(crate) enum Peer<'a> {
     Pod(&'a Pod),
     LocalNode,
     RemoteNode,
-    Outside(Ipv4Addr),
+    Outside(IpAddr),
 }
 
 /// One packet at one pod.
@@ -25,7 +24,7 @@ pub(crate) struct Question<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) egress: bool,
     pub(crate) peer: Peer<'a>,
-    /// `TCP`, `UDP` or `ICMP`.
+    /// `TCP`, `UDP`, `ICMP` or `ICMPv6`.
     pub(crate) proto: &'static str,
     /// Destination port, or ICMP type.
     pub(crate) port: u16,
@@ -42,12 +41,16 @@ pub(crate) enum Verdict {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) verdict: Verdict,
+    /// Passes all the same.
+    pub(crate) audited: bool,
     pub(crate) rules: BTreeSet<String>,
 }
 
 pub(crate) fn decide(policies: &[Value], question: Question<'_>) -> Answer {
     let direction = if question.egress { "egress" } else { "ingress" };
-    let (mut allows, mut denies, mut closing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut allows = BTreeSet::new();
+    // Of each kind those in force, and those in audit mode.
+    let (mut denies, mut closing) = ([BTreeSet::new(), BTreeSet::new()], [BTreeSet::new(), BTreeSet::new()]);
     let mut is_selected = false;
     for policy in policies {
         let kind = text(&policy["kind"]);
@@ -56,6 +59,7 @@ pub(crate) fn decide(policies: &[Value], question: Question<'_>) -> Answer {
             text(&policy["metadata"]["namespace"]),
             text(&policy["metadata"]["name"])
         );
+        let audit = usize::from(policy["metadata"]["annotations"][AUDIT] == "enabled");
         let mut counted = [0, 0];
         for (number, spec) in specs(policy).into_iter().enumerate() {
             let sections = [direction.to_owned(), format!("{direction}Deny")];
@@ -63,7 +67,7 @@ pub(crate) fn decide(policies: &[Value], question: Question<'_>) -> Answer {
             if selects && is_present(kind, spec, direction) {
                 is_selected = true;
                 if spec["enableDefaultDeny"][direction] != false {
-                    closing.insert(format!("{name} {direction}[{number}]"));
+                    closing[audit].insert(format!("{name} {direction}[{number}]"));
                 }
             }
             for (list, section) in sections.iter().enumerate() {
@@ -75,7 +79,7 @@ pub(crate) fn decide(policies: &[Value], question: Question<'_>) -> Answer {
                         if list == 0 {
                             allows.insert(rule)
                         } else {
-                            denies.insert(rule)
+                            denies[audit].insert(rule)
                         };
                     }
                 }
@@ -84,21 +88,39 @@ pub(crate) fn decide(policies: &[Value], question: Question<'_>) -> Answer {
     }
     let is_local = !question.egress && matches!(question.peer, Peer::LocalNode);
     let any = || BTreeSet::from([format!("allow-any-{direction}")]);
-    let (verdict, rules) = if !is_selected {
-        (Verdict::Allow, any())
-    } else if !denies.is_empty() {
-        (Verdict::Deny, denies)
-    } else if is_local {
-        allows.insert("allow-localhost-ingress".to_owned());
-        (Verdict::Allow, allows)
-    } else if !allows.is_empty() {
-        (Verdict::Allow, allows)
+    let [enforced, audited] = denies;
+    let [closing, would_close] = closing;
+    let (verdict, is_audited, rules) = if !is_selected {
+        (Verdict::Allow, false, any())
+    } else if !enforced.is_empty() {
+        (Verdict::Deny, false, enforced)
+    } else if is_local || !allows.is_empty() {
+        if is_local {
+            allows.insert("allow-localhost-ingress".to_owned());
+        }
+        (Verdict::Allow, false, allows)
     } else if !closing.is_empty() {
-        (Verdict::DefaultDeny, closing)
+        (Verdict::DefaultDeny, false, closing)
+    } else if !would_close.is_empty() {
+        (Verdict::DefaultDeny, true, would_close)
     } else {
-        (Verdict::Allow, any())
+        (Verdict::Allow, false, any())
     };
-    Answer { verdict, rules }
+    // A deny that is only audited is told where the packet passes.
+    let (verdict, is_audited, rules) = if !audited.is_empty() && (is_audited || verdict == Verdict::Allow) {
+        (Verdict::Deny, true, audited)
+    } else {
+        (verdict, is_audited, rules)
+    };
+    let is_audited = is_audited || (question.pod.is_audited() && verdict != Verdict::Allow);
+    Answer { verdict, audited: is_audited, rules }
+}
+
+impl Answer {
+    /// Whether packets go on.
+    pub(crate) fn passes(&self) -> bool {
+        self.audited || self.verdict == Verdict::Allow
+    }
 }
 
 fn specs(policy: &Value) -> Vec<&Value> {
@@ -141,9 +163,10 @@ fn matches_entry(policy: &Value, entry: &Value, question: Question<'_>) -> bool 
     let has_ports = !array(ports).is_empty() || !array(icmps).is_empty();
     let port = if !array(icmps).is_empty() {
         array(icmps).iter().flat_map(|one| array(&one["fields"])).any(|field| {
+            let (proto, echo) = if field["family"] == "IPv6" { ("ICMPv6", 128) } else { ("ICMP", 8) };
             let wanted =
-                field["type"].as_u64().unwrap_or(if field["type"] == "EchoRequest" { 8 } else { 255 });
-            question.proto == "ICMP" && wanted == u64::from(question.port)
+                field["type"].as_u64().unwrap_or(if field["type"] == "EchoRequest" { echo } else { 255 });
+            question.proto == proto && wanted == u64::from(question.port)
         })
     } else if is_kubernetes {
         array(ports).iter().any(|port| matches_port(port, "TCP", question))
@@ -168,6 +191,12 @@ fn cilium_peer(policy: &Value, entry: &Value, direction: &str, peer: Peer<'_>) -
     if let Some(entities) = field("Entities") {
         return (true, array(entities).iter().any(|name| is_entity(text(name), peer)));
     }
+    if let Some(services) = field("Services") {
+        return (true, array(services).iter().any(|service| is_behind(&service["k8sService"], peer)));
+    }
+    if let Some(names) = field("FQDNs") {
+        return (true, array(names).iter().any(|name| has_name(name, peer)));
+    }
     let Peer::Outside(address) = peer else {
         return (field("CIDR").is_some() || field("CIDRSet").is_some(), false);
     };
@@ -178,6 +207,34 @@ fn cilium_peer(policy: &Value, entry: &Value, direction: &str, peer: Peer<'_>) -
         Some(list) => (true, array(list).iter().any(|set| in_block(set, address))),
         None => (false, false),
     }
+}
+
+/// Whether a service leads to the peer.
+fn is_behind(wanted: &Value, peer: Peer<'_>) -> bool {
+    let is_wanted = |service: &&Service| {
+        wanted["namespace"] == *service.namespace && wanted["serviceName"] == *service.name
+    };
+    SERVICES.iter().filter(is_wanted).any(|service| match peer {
+        Peer::Pod(pod) => service.app == Some(pod.app) && service.namespace == pod.namespace,
+        Peer::Outside(address) => service.addresses.iter().any(|one| one.parse() == Ok(address)),
+        Peer::LocalNode | Peer::RemoteNode => false,
+    })
+}
+
+/// Whether an address of a wanted name is the peer.
+fn has_name(wanted: &Value, peer: Peer<'_>) -> bool {
+    let Peer::Outside(address) = peer else { return false };
+    let is_wanted = |name: &str| match (wanted["matchName"].as_str(), wanted["matchPattern"].as_str()) {
+        (Some(whole), _) => whole == name,
+        // A star stands for one label or more letters of one.
+        (None, Some("*.example.org")) => {
+            name.strip_suffix(".example.org").is_some_and(|rest| !rest.contains('.'))
+        }
+        (None, Some("www.*")) => name.strip_prefix("www.").is_some_and(|rest| !rest.contains('.')),
+        (None, other) => panic!("the oracle does not know the pattern {other:?}"),
+    };
+    let mut matching = NAMES.iter().filter(|(name, _)| is_wanted(name));
+    matching.any(|(_, addresses)| addresses.iter().any(|one| one.parse() == Ok(address)))
 }
 
 fn cilium_endpoints(policy: &Value, selector: &Value, peer: Peer<'_>) -> bool {
@@ -216,7 +273,9 @@ fn is_entity(name: &str, peer: Peer<'_>) -> bool {
     match name {
         "all" => true,
         "cluster" => !matches!(peer, Peer::Outside(_)),
-        "world" | "world-ipv4" => matches!(peer, Peer::Outside(_)),
+        "world" => matches!(peer, Peer::Outside(_)),
+        "world-ipv4" => matches!(peer, Peer::Outside(address) if address.is_ipv4()),
+        "world-ipv6" => matches!(peer, Peer::Outside(address) if address.is_ipv6()),
         "host" => matches!(peer, Peer::LocalNode),
         "remote-node" => matches!(peer, Peer::RemoteNode),
         "health" => false,
@@ -230,7 +289,8 @@ fn labels_of(peer: Peer<'_>) -> Vec<(&'static str, String, String)> {
         Peer::Pod(pod) => pod.labels(),
         Peer::LocalNode => reserved("host"),
         Peer::RemoteNode => reserved("remote-node"),
-        Peer::Outside(_) => reserved("world-ipv4"),
+        Peer::Outside(address) if address.is_ipv4() => reserved("world-ipv4"),
+        Peer::Outside(_) => reserved("world-ipv6"),
     }
 }
 
@@ -269,7 +329,7 @@ fn keys(selector: &Value) -> Vec<&str> {
 
 fn matches_port(port: &Value, default: &str, question: Question<'_>) -> bool {
     let protocol = port["protocol"].as_str().unwrap_or(default);
-    if question.proto == "ICMP" || (protocol != "ANY" && protocol != question.proto) {
+    if question.proto.starts_with("ICMP") || (protocol != "ANY" && protocol != question.proto) {
         return false;
     }
     let first = match &port["port"] {
@@ -299,16 +359,25 @@ fn named_port(name: &str, question: Question<'_>) -> Option<u16> {
     }
 }
 
-fn in_block(block: &Value, address: Ipv4Addr) -> bool {
+fn in_block(block: &Value, address: IpAddr) -> bool {
     contains(text(&block["cidr"]), address)
         && !array(&block["except"]).iter().any(|net| contains(text(net), address))
 }
 
-fn contains(net: &str, address: Ipv4Addr) -> bool {
-    let (base, bits) = net.split_once('/').unwrap_or((net, "32"));
-    let (base, bits): (Ipv4Addr, u32) = (base.parse().expect("an address"), bits.parse().expect("a length"));
-    let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
-    u32::from(base) & mask == u32::from(address) & mask
+fn contains(net: &str, address: IpAddr) -> bool {
+    let (base, bits) = net.split_once('/').map_or((net, None), |(base, bits)| (base, Some(bits)));
+    let bits = bits.map(|bits| bits.parse::<u32>().expect("a length"));
+    match (base.parse().expect("an address"), address) {
+        (IpAddr::V4(base), IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - bits.unwrap_or(32)).unwrap_or(0);
+            u32::from(base) & mask == u32::from(address) & mask
+        }
+        (IpAddr::V6(base), IpAddr::V6(address)) => {
+            let mask = u128::MAX.checked_shl(128 - bits.unwrap_or(128)).unwrap_or(0);
+            u128::from(base) & mask == u128::from(address) & mask
+        }
+        _ => false,
+    }
 }
 
 fn array(value: &Value) -> &[Value] {

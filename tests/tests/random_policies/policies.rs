@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cluster::{APPS, NAMESPACES};
+use crate::cluster::{APPS, AUDIT, NAMESPACES, SERVICES};
 
 /// Numbers from a seed (SplitMix64).
 #[derive(Debug)]
@@ -32,6 +32,14 @@ pub(crate) fn policies(random: &mut Random, count: usize) -> Vec<Value> {
 }
 
 fn policy(random: &mut Random, name: &str) -> Value {
+    let mut policy = enforced(random, name);
+    if random.chance(12) {
+        policy["metadata"]["annotations"] = json!({AUDIT: "enabled"});
+    }
+    policy
+}
+
+fn enforced(random: &mut Random, name: &str) -> Value {
     let namespace = random.pick(&NAMESPACES);
     match random.below(10) {
         0..6 => {
@@ -90,17 +98,35 @@ fn entry(random: &mut Random, section: &str) -> Value {
     let has_ports = random.chance(75);
     let narrow = section.ends_with("Deny") && !has_ports;
     if !has_ports || random.chance(80) {
-        let (kind, list) = peers(random, narrow);
+        let (kind, list) = match section {
+            "egress" if random.chance(25) => outgoing(random),
+            _ => peers(random, narrow),
+        };
         entry.insert(format!("{direction}{kind}"), list);
     }
     if has_ports && random.chance(80) {
         let ports: Vec<Value> = (0..=random.below(3)).map(|_| port(random)).collect();
         entry.insert("toPorts".to_owned(), json!([{"ports": ports}]));
     } else if has_ports {
-        let icmp_type = [json!(8), json!("EchoRequest"), json!(13)][random.below(3)].clone();
-        entry.insert("icmps".to_owned(), json!([{"fields": [{"family": "IPv4", "type": icmp_type}]}]));
+        let (family, echo) = random.pick(&[("IPv4", 8), ("IPv6", 128)]);
+        let icmp_type = [json!(echo), json!("EchoRequest"), json!(13)][random.below(3)].clone();
+        entry.insert("icmps".to_owned(), json!([{"fields": [{"family": family, "type": icmp_type}]}]));
     }
     entry.into()
+}
+
+/// Peers that only rules about what pods send can name.
+fn outgoing(random: &mut Random) -> (&'static str, Value) {
+    if random.chance(50) {
+        let name = match random.below(3) {
+            0 => json!({"matchPattern": "*.example.org"}),
+            1 => json!({"matchPattern": "www.*"}),
+            _ => json!({"matchName": random.pick(&["api.example.org", "www.other.test", "none.test"])}),
+        };
+        return ("FQDNs", json!([name]));
+    }
+    let service = random.pick(&SERVICES);
+    ("Services", json!([{"k8sService": {"serviceName": service.name, "namespace": service.namespace}}]))
 }
 
 /// Peers; `narrow` leaves out those that would deny nearly everything.
@@ -121,8 +147,10 @@ fn peers(random: &mut Random, narrow: bool) -> (&'static str, Value) {
     match random.below(10) {
         0..6 => ("Endpoints", json!([pods[random.below(if narrow { 4 } else { pods.len() })]])),
         6 if !narrow => ("Entities", json!([random.pick(&["all", "cluster", "world", "host"])])),
-        6 | 7 => ("Entities", json!([random.pick(&["remote-node", "host", "world-ipv4", "health"])])),
-        8 => ("CIDR", json!([random.pick(&["10.9.0.0/16", "198.51.100.7", "203.0.113.0/24"])])),
+        6 | 7 => {
+            ("Entities", json!([random.pick(&["remote-node", "host", "world-ipv4", "world-ipv6", "health"])]))
+        }
+        8 => ("CIDR", json!([random.pick(&CIDRS)])),
         _ => ("CIDRSet", json!([random.pick(&CIDR_SETS).build(random)])),
     }
 }
@@ -193,7 +221,11 @@ impl Net {
     }
 }
 
-const CIDR_SETS: [Net; 3] = [
+const CIDRS: [&str; 5] =
+    ["10.9.0.0/16", "198.51.100.7", "203.0.113.0/24", "2001:db8:1::/48", "2001:db8:2::7"];
+const CIDR_SETS: [Net; 5] = [
+    Net("2001:db8::/32", "2001:db8:2::/48"),
+    Net("::/0", "2001:db8:1::/48"),
     Net("192.168.0.0/16", "192.168.1.0/24"),
     Net("0.0.0.0/0", "198.51.100.0/24"),
     Net("203.0.113.0/24", "203.0.113.128/25"),

@@ -1,12 +1,12 @@
 //! Real connections: one thread for each pod, inside its network namespace.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, socket,
 };
 use specola_testkit::netns;
 
@@ -15,8 +15,8 @@ use crate::cluster::{TCP, UDP};
 /// One connection to try.
 #[derive(Clone, Debug)]
 pub(crate) struct Probe {
-    pub(crate) to: Ipv4Addr,
-    /// `TCP`, `UDP` or `ICMP`.
+    pub(crate) to: IpAddr,
+    /// `TCP`, `UDP`, `ICMP` or `ICMPv6`.
     pub(crate) proto: &'static str,
     pub(crate) port: u16,
     /// A server is there, and nothing refuses the connection.
@@ -32,7 +32,8 @@ pub(crate) struct Servers(
 
 pub(crate) fn serve(pod: &Path) -> Servers {
     netns::enter(pod, || {
-        let any = Ipv4Addr::UNSPECIFIED;
+        // Takes connections of both families.
+        let any = Ipv6Addr::UNSPECIFIED;
         let tcp = TCP.iter().map(|port| TcpListener::bind((any, *port)).expect("a free port"));
         let udp = UDP.iter().map(|port| UdpSocket::bind((any, *port)).expect("a free port"));
         Servers(tcp.collect(), udp.collect())
@@ -52,7 +53,7 @@ pub(crate) fn run(from: &Path, probes: &[Probe]) -> Vec<String> {
 }
 
 fn try_one(probe: &Probe) -> Result<(), String> {
-    let to = SocketAddr::new(IpAddr::V4(probe.to), probe.port);
+    let to = SocketAddr::new(probe.to, probe.port);
     match probe.proto {
         "TCP" => {
             // A refused connection gets no answer: there is no time after which that would be certain.
@@ -64,7 +65,7 @@ fn try_one(probe: &Probe) -> Result<(), String> {
             }
         }
         "UDP" => {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port");
+            let socket = UdpSocket::bind((any_address(probe.to), 0)).expect("a free port");
             socket.send_to(b"probe", to).map(drop).map_err(|error| format!("UDP to {to}: {error}"))
         }
         _ => echo(probe.to).map_err(|error| format!("echo to {}: {error}", probe.to)),
@@ -72,7 +73,8 @@ fn try_one(probe: &Probe) -> Result<(), String> {
 }
 
 /// Sends one ICMP echo request.
-fn echo(to: Ipv4Addr) -> nix::Result<()> {
+fn echo(to: IpAddr) -> nix::Result<()> {
+    let IpAddr::V4(to) = to else { return echo6(to) };
     let socket = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)?;
     // Type 8, code 0, checksum, identifier, sequence number.
     let mut packet = [8, 0, 0, 0, 0x12, 0x34, 0, 1];
@@ -84,14 +86,27 @@ fn echo(to: Ipv4Addr) -> nix::Result<()> {
     sendto(socket.as_raw_fd(), &packet, &SockaddrIn::new(a, b, c, d, 0), MsgFlags::empty()).map(drop)
 }
 
+/// The same for IPv6; the kernel fills in the checksum.
+fn echo6(to: IpAddr) -> nix::Result<()> {
+    let IpAddr::V6(to) = to else { return Ok(()) };
+    let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6)?;
+    let packet = [128, 0, 0, 0, 0x12, 0x34, 0, 1];
+    let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, 0));
+    sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty()).map(drop)
+}
+
 /// Address that packets to `to` leave with.
-pub(crate) fn source_address(from: &Path, to: Ipv4Addr) -> Ipv4Addr {
+pub(crate) fn source_address(from: &Path, to: IpAddr) -> IpAddr {
     netns::enter(from, || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port");
+        let socket = UdpSocket::bind((any_address(to), 0)).expect("a free port");
         socket.connect((to, 9)).expect("a route");
-        match socket.local_addr().expect("a bound socket").ip() {
-            IpAddr::V4(address) => address,
-            IpAddr::V6(address) => panic!("{address} is no IPv4 address"),
-        }
+        socket.local_addr().expect("a bound socket").ip()
     })
+}
+
+fn any_address(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
