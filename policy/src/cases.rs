@@ -113,10 +113,19 @@ impl CaseFile {
     /// # Errors
     /// It is not of the format.
     pub fn parse(text: &str) -> Result<Self, InvalidCaseFile> {
-        let file: Self = serde_saphyr::from_str(text).map_err(|error| InvalidCaseFile::Format {
-            line: error.location().map_or(0, |location| location.line()),
-            message: error.without_snippet().to_string().lines().next().unwrap_or_default().to_owned(),
-        })?;
+        let file: Self =
+            serde_saphyr::from_str_with_options(text, crate::yaml::options()).map_err(|error| {
+                InvalidCaseFile::Format {
+                    line: error.location().map_or(0, |location| location.line()),
+                    message: error
+                        .without_snippet()
+                        .to_string()
+                        .lines()
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned(),
+                }
+            })?;
         if file.version != 1 {
             return Err(InvalidCaseFile::Version(file.version));
         }

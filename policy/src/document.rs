@@ -1,5 +1,7 @@
 //! Splits a YAML stream into documents and reads who they are. Any kind of object; the agent and the sandbox use it too.
 
+use serde::de::DeserializeOwned;
+
 use crate::api::DocumentError;
 use crate::yaml::{Node, Value};
 
@@ -56,6 +58,16 @@ impl Document {
     /// It has no `apiVersion` and `kind`.
     pub(crate) fn of_node(file: &str, node: Node) -> Result<Self, DocumentError> {
         of_node(file, 1, node, None)
+    }
+
+    /// The document as a type. Scalars that are not quoted have the types of YAML 1.1, as Kubernetes' tools read them.
+    /// `file` is only for messages.
+    ///
+    /// # Errors
+    /// A field is of another type, or missing.
+    pub fn read<T: DeserializeOwned>(&self, file: &str) -> Result<T, DocumentError> {
+        T::deserialize(&self.root)
+            .map_err(|cause| error(file, self.line, cause.line, &cause.path, cause.message))
     }
 
     /// Elements of a list of objects.

@@ -1,4 +1,9 @@
-//! A YAML document as a tree that knows its lines.
+//! A YAML document as a tree that knows its lines: the one reader of everything that is an object.
+//!
+//! Scalars mean what they mean to Kubernetes' tools, which have the rules of YAML 1.1: `y`, `yes` and `on` are
+//! booleans (in any case of letters), `010` is eight, `1_000` a thousand. Who means text quotes it; nothing is turned into text silently.
+
+mod decode;
 
 use std::fmt;
 
@@ -47,6 +52,7 @@ impl Node {
     pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
+            legacy_octal_numbers: true,
         };
         serde_saphyr::from_str_with_options(text, options).map_err(|error| SyntaxError {
             line: error.location().map_or(0, |location| line_number(location.line())),
@@ -82,6 +88,11 @@ impl Node {
             Value::Map(_) => "a map",
         }
     }
+}
+
+/// How a file is read that has objects in it.
+pub(crate) fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! { legacy_octal_numbers: true }
 }
 
 impl fmt::Display for Node {
@@ -257,6 +268,31 @@ mod tests {
         let written = Node::parse(text).unwrap().to_string();
         assert_eq!(Node::parse(&written).unwrap().to_string(), written);
         assert!(written.starts_with("{\"a\": [1, -2.5, true, null, \"1\", \"x\\u0001"), "{written}");
+    }
+
+    #[test]
+    fn scalars_mean_what_they_mean_to_kubernetes() {
+        let kinds: [(&str, &[&str]); 5] = [
+            ("true", &["y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE", "yEs"]),
+            ("false", &["n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"]),
+            ("null", &["", "~", "null", "Null", "NULL"]),
+            ("8", &["8", "010", "0o10", "0x8", "0b1000", "0_1_0", "+8"]),
+            ("1000", &["1000", "1_000", "0x3e8", "01750"]),
+        ];
+        for (value, texts) in kinds {
+            for text in texts {
+                assert_eq!(
+                    Node::parse(&format!("a: {text}\n")).unwrap().get("a").unwrap().to_string(),
+                    value,
+                    "{text}"
+                );
+                let quoted = Node::parse(&format!("a: '{text}'\n")).unwrap();
+                assert_eq!(quoted.get("a").unwrap().as_text(), Some(*text), "{text} in quotes");
+            }
+        }
+        for text in ["yep", "x", "1.2.3.4", "10.0.0.0/8", "0x", "08a", "1s", "80/tcp", "a_b", "::1"] {
+            assert_eq!(Node::parse(&format!("a: {text}\n")).unwrap().get("a").unwrap().as_text(), Some(text));
+        }
     }
 
     #[test]
