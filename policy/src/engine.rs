@@ -11,6 +11,7 @@ mod subject;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use specola_labels::{LabelSet, NumericIdentity};
 
 use self::rules::{RuleId, RuleSlot, RuleTable};
@@ -21,7 +22,7 @@ use crate::objects::{CidrGroup, Service};
 use crate::redirect::{Redirect, redirects_of};
 use crate::repository::{CompiledRule, Repository};
 use crate::resolve::{EndpointPolicy, ResolveError, Subject, peers_with_names};
-use crate::rule::{PolicyObject, PolicyRef};
+use crate::rule::{AwsGroup, PolicyObject, PolicyRef};
 use crate::selectors::SelectorCache;
 use crate::settings::Settings;
 
@@ -110,6 +111,14 @@ impl Engine {
     /// Adds or replaces a group of prefixes, and returns the revision that holds it.
     pub fn upsert_cidr_group(&mut self, group: CidrGroup) -> u64 {
         let revision = self.repository.upsert_cidr_group(group);
+        self.follow_objects();
+        revision
+    }
+
+    /// Sets the addresses that a cloud provider has for a group, none to forget it; see
+    /// [`Repository::set_provider_group`].
+    pub fn set_provider_group(&mut self, group: AwsGroup, prefixes: Vec<IpNet>) -> u64 {
+        let revision = self.repository.set_provider_group(group, prefixes);
         self.follow_objects();
         revision
     }

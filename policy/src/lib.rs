@@ -8,6 +8,7 @@ pub mod api;
 pub mod cases;
 pub mod compare;
 mod compile;
+mod condition;
 pub mod document;
 mod engine;
 pub mod eval;
@@ -32,6 +33,7 @@ pub use api::{
     parse_policy_document,
 };
 pub use compile::cidr_identity_labels;
+pub use condition::{Cause, Condition};
 pub use engine::{Engine, SubjectId, SubjectPolicy};
 pub use identities::{IdentityTable, NamedPorts};
 pub use map_state::{

@@ -70,9 +70,39 @@ impl Objects {
         self.provider_groups.insert(group, prefixes.clone()) != Some(prefixes)
     }
 
-    /// Prefixes that a provider gave for a group; none when it was not asked or has none.
+    /// Prefixes that a provider gave for a group, or for the parts that it is made of.
     pub(crate) fn provider_prefixes(&self, group: &AwsGroup) -> impl Iterator<Item = IpNet> {
-        self.provider_groups.get(group).into_iter().flatten().map(IpNet::trunc)
+        let given: Vec<IpNet> = match self.provider_groups.get(group) {
+            Some(prefixes) => prefixes.clone(),
+            None => {
+                let parts = group.parts();
+                parts.iter().filter_map(|part| self.provider_groups.get(part)).flatten().copied().collect()
+            }
+        };
+        given.into_iter().map(|prefix| prefix.trunc())
+    }
+
+    /// The group, or those parts of it, that have no address as far as is known.
+    pub(crate) fn unknown_parts(&self, group: &AwsGroup) -> Vec<AwsGroup> {
+        if self.provider_groups.contains_key(group) {
+            return Vec::new();
+        }
+        let mut parts = group.parts();
+        if parts.is_empty() {
+            parts.push(group.clone());
+        }
+        parts.retain(|part| !self.provider_groups.contains_key(part));
+        parts
+    }
+
+    /// Whether there is a group of prefixes that is meant.
+    pub(crate) fn has_group(&self, select: &CidrGroupSelect) -> bool {
+        self.group_prefixes(select).next().is_some()
+    }
+
+    /// Whether there is a service that is meant.
+    pub(crate) fn has_service(&self, select: &ServiceSelect, namespace: Option<&str>) -> bool {
+        self.services(select, namespace).next().is_some()
     }
 
     /// Groups of prefixes, in order.

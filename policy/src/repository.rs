@@ -205,6 +205,10 @@ impl Repository {
         self.forgotten
     }
 
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     fn peers(&self) -> impl Iterator<Item = &Peer> {
         let rules = self.iter().flat_map(|stored| &stored.object.rules);
         rules.flat_map(|rule| &rule.entries).flat_map(|entry| &entry.peers)

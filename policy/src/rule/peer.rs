@@ -1,5 +1,7 @@
 //! L3 peers.
 
+use std::fmt;
+
 use ipnet::IpNet;
 use specola_labels::Selector;
 
@@ -54,6 +56,34 @@ pub struct AwsGroup {
     pub security_group_ids: std::collections::BTreeSet<String>,
     /// Names of security groups: one of them.
     pub security_group_names: std::collections::BTreeSet<String>,
+}
+
+impl AwsGroup {
+    /// Its security groups one by one, as the members of any of them are meant; nothing for a group that is one itself.
+    pub(crate) fn parts(&self) -> Vec<Self> {
+        let one = || Self { region: self.region.clone(), labels: self.labels.clone(), ..Self::default() };
+        let ids = self
+            .security_group_ids
+            .iter()
+            .map(|id| Self { security_group_ids: [id.clone()].into(), ..one() });
+        let names = self
+            .security_group_names
+            .iter()
+            .map(|name| Self { security_group_names: [name.clone()].into(), ..one() });
+        let parts: Vec<Self> = ids.chain(names).collect();
+        if parts.len() > 1 { parts } else { Vec::new() }
+    }
+}
+
+impl fmt::Display for AwsGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend((!self.region.is_empty()).then(|| format!("region {}", self.region)));
+        parts.extend(self.labels.iter().map(|(key, value)| format!("tag {key}={value}")));
+        parts.extend(self.security_group_ids.iter().map(|id| format!("security group {id}")));
+        parts.extend(self.security_group_names.iter().map(|name| format!("security group named {name}")));
+        f.write_str(&if parts.is_empty() { "every instance".to_owned() } else { parts.join(", ") })
+    }
 }
 
 /// Which groups of prefixes.
