@@ -13,6 +13,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use ipnet::IpNet;
+use specola_policy::rule::AwsGroup;
 use specola_policy::{AUDIT_ANNOTATION, CidrGroup, PolicyObject, PolicyRef, Service};
 
 pub(crate) use directory::DesiredDirectory;
@@ -62,6 +64,8 @@ pub(crate) struct Desired {
     pub(crate) policies: OrdMap<PolicyRef, Shared<PolicyObject>>,
     /// Groups of prefixes that policies refer to.
     pub(crate) cidr_groups: OrdMap<String, CidrGroup>,
+    /// Addresses of a cloud provider's groups.
+    pub(crate) provider_groups: OrdMap<AwsGroup, BTreeSet<IpNet>>,
     /// Services that policies refer to, by namespace and name.
     pub(crate) services: OrdMap<(String, String), Service>,
     /// Addresses that DNS gave for names.
@@ -73,16 +77,24 @@ pub(crate) struct Desired {
 }
 
 impl Desired {
-    /// Whether namespaces, nodes and pods are the very ones of the other state.
+    /// Whether namespaces, nodes and pods are the very ones of the other state, and the API server is where it was.
     pub(crate) fn same_cluster(&self, other: &Self) -> bool {
         same(&self.namespaces, &other.namespaces)
             && same(&self.nodes, &other.nodes)
             && same(&self.pods, &other.pods)
+            && self.api_servers() == other.api_servers()
+    }
+
+    /// Addresses of the API server: those behind the service `default/kubernetes`.
+    pub(crate) fn api_servers(&self) -> &[IpAddr] {
+        let service = self.services.get(&("default".to_owned(), "kubernetes".to_owned()));
+        service.filter(|service| service.selector.is_empty()).map_or(&[], |service| &service.backends)
     }
 
     /// Whether groups of prefixes, services and addresses of names are those of the other state.
     pub(crate) fn same_names(&self, other: &Self) -> bool {
         self.cidr_groups.diff(&other.cidr_groups).next().is_none()
+            && self.provider_groups.diff(&other.provider_groups).next().is_none()
             && self.services.diff(&other.services).next().is_none()
             && self.fqdn.diff(&other.fqdn).next().is_none()
     }

@@ -1,14 +1,15 @@
-//! Identities of address prefixes, which are this node's own matter.
+//! Identities of address prefixes and of other nodes' labels, which are this node's own matter.
 //!
 //! Cluster identities come from the [store](crate::store); the numbers here have the local scope and never leave the
 //! node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use specola_labels::NumericIdentity;
+use specola_labels::{LabelSet, NumericIdentity};
 
 use crate::persist::{self, PersistError};
 
@@ -19,6 +20,8 @@ pub(crate) enum LocalIdentityError {
     File(#[from] PersistError),
     #[error("no local identity is free; name fewer address prefixes in policies")]
     Exhausted,
+    #[error("no identity for the labels of another node is free; give nodes fewer different labels")]
+    NodesExhausted,
 }
 
 /// Numbers of the prefixes that policies name; they survive a restart.
@@ -32,6 +35,11 @@ pub(crate) struct LocalIdentities {
 struct State {
     next: u32,
     prefixes: BTreeMap<IpNet, u32>,
+    #[serde(default)]
+    next_node: u32,
+    /// By the labels as text.
+    #[serde(default)]
+    nodes: BTreeMap<String, u32>,
 }
 
 impl LocalIdentities {
@@ -86,6 +94,40 @@ impl LocalIdentities {
         self.state.prefixes.len()
     }
 
+    /// Gives every label set of another node a number, on disk when this returns, and forgets all that are in neither
+    /// list. Returns the numbers.
+    pub(crate) fn set_nodes(
+        &mut self,
+        wanted: &BTreeSet<LabelSet>,
+        kept: &BTreeSet<NumericIdentity>,
+    ) -> Result<BTreeMap<LabelSet, NumericIdentity>, LocalIdentityError> {
+        let by_text: BTreeMap<String, &LabelSet> =
+            wanted.iter().map(|labels| (labels.to_string(), labels)).collect();
+        let mut next = self.state.clone();
+        next.nodes
+            .retain(|text, number| by_text.contains_key(text) || kept.contains(&NumericIdentity(*number)));
+        let mut numbers = BTreeMap::new();
+        for (text, labels) in by_text {
+            let number = match next.nodes.get(&text) {
+                Some(number) => *number,
+                None => next.free_node_number()?,
+            };
+            next.nodes.insert(text, number);
+            numbers.insert(labels.clone(), NumericIdentity(number));
+        }
+        if next.nodes != self.state.nodes {
+            persist::save_json(&self.path, &next)?;
+            self.state = next;
+        }
+        Ok(numbers)
+    }
+
+    /// The numbers of label sets of other nodes.
+    #[cfg(test)]
+    pub(crate) fn nodes(&self) -> BTreeMap<u32, String> {
+        self.state.nodes.iter().map(|(text, number)| (*number, text.clone())).collect()
+    }
+
     /// Every prefix with its number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpNet, NumericIdentity)> + '_ {
         self.state.prefixes.iter().map(|(prefix, number)| (*prefix, NumericIdentity(*number)))
@@ -95,15 +137,25 @@ impl LocalIdentities {
 impl State {
     /// The next number in turn, so that a released one is not taken again soon.
     fn free_number(&mut self, used: &BTreeSet<u32>) -> Result<u32, LocalIdentityError> {
-        let (first, last) = (NumericIdentity::LOCAL_MIN.0, NumericIdentity::LOCAL_MAX.0);
-        let start = if (first..=last).contains(&self.next) { self.next } else { first };
-        let number = (start..=last)
-            .chain(first..start)
-            .find(|number| !used.contains(number))
-            .ok_or(LocalIdentityError::Exhausted)?;
+        let scope = NumericIdentity::LOCAL_MIN.0..=NumericIdentity::LOCAL_MAX.0;
+        let number = free_number(&scope, self.next, used).ok_or(LocalIdentityError::Exhausted)?;
         self.next = number + 1;
         Ok(number)
     }
+
+    /// The same for the labels of another node.
+    fn free_node_number(&mut self) -> Result<u32, LocalIdentityError> {
+        let scope = NumericIdentity::REMOTE_NODE_MIN.0..=NumericIdentity::REMOTE_NODE_MAX.0;
+        let used: BTreeSet<u32> = self.nodes.values().copied().collect();
+        let number = free_number(&scope, self.next_node, &used).ok_or(LocalIdentityError::NodesExhausted)?;
+        self.next_node = number + 1;
+        Ok(number)
+    }
+}
+
+fn free_number(scope: &RangeInclusive<u32>, next: u32, used: &BTreeSet<u32>) -> Option<u32> {
+    let start = if scope.contains(&next) { next } else { *scope.start() };
+    (start..=*scope.end()).chain(*scope.start()..start).find(|number| !used.contains(number))
 }
 
 #[cfg(test)]
@@ -128,6 +180,29 @@ mod tests {
         let before = numbers(&identities);
         assert_eq!(before[0], ("10.0.0.0/8".to_owned(), (1 << 24) + 1));
         assert_eq!(numbers(&LocalIdentities::open(&path).expect("opens again")), before);
+    }
+
+    #[test]
+    fn labels_of_other_nodes_have_numbers_of_their_scope() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("identities.json");
+        let labels = |text: &str| -> LabelSet {
+            text.split(',').map(|label| label.parse().expect("a label")).collect()
+        };
+        let (one, two) = (labels("node:role=edge,reserved:remote-node"), labels("reserved:remote-node"));
+        let mut identities = LocalIdentities::open(&path).expect("opens");
+        let both = BTreeSet::from([one.clone(), two.clone()]);
+        let numbers = identities.set_nodes(&both, &BTreeSet::new()).expect("allocates");
+        assert_eq!(numbers.values().map(|number| number.0 >> 24).collect::<Vec<_>>(), [2, 2]);
+        let mut again = LocalIdentities::open(&path).expect("opens again");
+        assert_eq!(again.set_nodes(&both, &BTreeSet::new()).expect("known"), numbers);
+        // One that packets may still have keeps its number.
+        let (kept, only_two) = (BTreeSet::from([numbers[&one]]), BTreeSet::from([two]));
+        assert_eq!(again.set_nodes(&only_two, &kept).expect("keeps").len(), 1);
+        assert_eq!(again.set_nodes(&both, &kept).expect("known"), numbers);
+        again.set_nodes(&only_two, &BTreeSet::new()).expect("forgets");
+        let anew = again.set_nodes(&both, &BTreeSet::new()).expect("allocates")[&one];
+        assert_ne!(anew, numbers[&one], "not reused at once");
     }
 
     #[test]

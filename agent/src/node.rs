@@ -15,6 +15,7 @@ mod life;
 pub(crate) mod names;
 mod notices;
 mod operator;
+mod peers;
 mod policies;
 mod publish;
 mod realize;
@@ -74,6 +75,8 @@ pub(crate) struct NodeSettings {
     pub(crate) overflow: PolicyOverflow,
     /// Policies of all endpoints are only reported.
     pub(crate) audit_mode: bool,
+    /// Labels of this node besides those of its Node object.
+    pub(crate) node_labels: BTreeMap<String, String>,
     /// `InternalIP` addresses of the Node object.
     pub(crate) internal_ips: Vec<IpAddr>,
     /// Addresses of the node's devices at the start.
@@ -238,6 +241,8 @@ pub(crate) struct Node {
     ips: HashMap<IpNet, IpInfo>,
     /// Identities of the cluster that nobody has any more, and that policies forget after the ipcache.
     leaving: Vec<NumericIdentity>,
+    /// Other nodes that have identities of their own, by name.
+    peers: BTreeMap<String, NumericIdentity>,
     /// Interfaces may run programs of an earlier build, over its maps: see [`takeover`].
     takes_over: bool,
     /// Something failed that time may mend.
@@ -292,6 +297,7 @@ impl Node {
             slots: Turn::new(1, endpoints::LAST_SLOT),
             ips,
             leaving: Vec::new(),
+            peers: BTreeMap::new(),
             takes_over,
             retry: false,
         })

@@ -7,7 +7,8 @@ use crate::objects::Objects;
 use crate::origin::Section;
 use crate::repository::Repository;
 use crate::rule::{
-    AwsGroup, CidrGroupSelect, L4, L7Rules, Peer, PolicyObject, RuleEntry, ServiceSelect, TlsContext,
+    AwsGroup, CidrGroupSelect, L4, L7Rules, Peer, PolicyObject, Protocol, RuleEntry, ServiceSelect,
+    TlsContext,
 };
 
 /// What one entry of a policy cannot do here, and what helps.
@@ -46,6 +47,8 @@ pub enum Cause {
     },
     /// Requests are to be looked at, and no proxy runs.
     NoProxy,
+    /// The kernel programs drop every packet of the protocol.
+    UnknownProtocol(&'static str),
 }
 
 impl Condition {
@@ -97,6 +100,9 @@ fn requests(entry: &RuleEntry) -> Vec<Cause> {
     let rules: Vec<&L7Rules> = ports.iter().filter_map(|port| port.l7.as_deref()).collect();
     let mut causes: Vec<Cause> = rules.iter().flat_map(|rules| secrets(rules)).collect();
     causes.extend((!rules.is_empty()).then_some(Cause::NoProxy));
+    let protocols = ports.iter().map(|port| port.protocol);
+    let unknown = protocols.filter(|protocol| matches!(protocol, Protocol::Vrrp | Protocol::Igmp));
+    causes.extend(unknown.filter(|_| !entry.section.is_deny()).map(|one| Cause::UnknownProtocol(one.name())));
     causes
 }
 
@@ -130,7 +136,13 @@ impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]: ", self.section.as_str(), self.index)?;
         let effect = match (self.section.is_deny(), &self.cause) {
-            (_, Cause::TlsSecret { .. } | Cause::HeaderSecret { .. } | Cause::NoProxy) => "",
+            (
+                _,
+                Cause::TlsSecret { .. }
+                | Cause::HeaderSecret { .. }
+                | Cause::NoProxy
+                | Cause::UnknownProtocol(_),
+            ) => "",
             (true, _) => ", so nothing is denied by it",
             (false, _) => ", so nobody is allowed by it",
         };
@@ -150,6 +162,10 @@ impl fmt::Display for Condition {
             Cause::HeaderSecret { header, secret } => write!(
                 f,
                 "the value of header {header} is in secret {secret}, which cannot be read: no proxy runs on this node"
+            ),
+            Cause::UnknownProtocol(name) => write!(
+                f,
+                "packets of protocol {name} are dropped at pods and governed nodes whatever is allowed (drop reason 137)"
             ),
             Cause::NoProxy => f.write_str(
                 "rules about requests need a proxy and none runs on this node; connections are refused (drop reason 180)",
@@ -227,6 +243,21 @@ mod tests {
             assert!(found.iter().any(|text| text.contains(part)), "{found:?} lacks {part}");
         }
         assert_eq!(found.len(), 4, "{found:?}");
+    }
+
+    #[test]
+    fn protocols_that_the_kernel_programs_drop_are_named() {
+        let rules = "  ingress:\n  - toPorts: [{ports: [{protocol: VRRP}, {protocol: IGMP, port: '0'}]}]\n  \
+                     ingressDeny:\n  - toPorts: [{ports: [{protocol: VRRP}]}]\n";
+        let text = format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p, namespace: ns}}\nspec:\n  \
+             endpointSelector: {{}}\n{rules}"
+        );
+        let options = crate::ParseOptions { extended_protocols: true, ..crate::ParseOptions::default() };
+        let parsed = crate::parse_policies_with("p", &text, options);
+        let found = Repository::new(Settings::default()).conditions(&parsed.objects[0]);
+        let causes: Vec<Cause> = found.into_iter().map(|condition| condition.cause).collect();
+        assert_eq!(causes, [Cause::UnknownProtocol("IGMP"), Cause::UnknownProtocol("VRRP")]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use specola_labels::{LabelSet, NumericIdentity};
 
 use self::rules::{RuleId, RuleSlot, RuleTable};
 use self::subject::SubjectState;
+use crate::condition::Condition;
 use crate::identities::{IdentityTable, NamedPorts};
 use crate::map_state::{Diff, MapState};
 use crate::objects::{CidrGroup, Service};
@@ -229,6 +230,16 @@ impl Engine {
         let slots = state.rules.iter().filter_map(|rule| self.rules.get(*rule));
         let rules: Vec<&CompiledRule> = slots.map(|slot| &*slot.rule).collect();
         redirects_of(&self.repository, &rules, &state.subject, &self.identities)
+    }
+
+    /// Policies that mean to deny somebody and cannot, for want of what they refer to.
+    pub fn open_denies(&self) -> impl Iterator<Item = (&PolicyRef, Condition)> {
+        let stored = self.referring.iter().filter_map(|reference| self.repository.get(reference));
+        stored.flat_map(|stored| {
+            let conditions = self.repository.conditions(stored.object()).into_iter();
+            let open = conditions.filter(Condition::leaves_open);
+            open.map(|condition| (&stored.object().reference, condition))
+        })
     }
 
     /// Number of the subject's policy; grows with each change, also to and from one that does not fit.

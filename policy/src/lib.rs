@@ -39,7 +39,7 @@ pub use identities::{IdentityTable, NamedPorts};
 pub use map_state::{
     Diff, Entry, Key, MapState, PRECEDENCE_ALLOW, PRECEDENCE_DENY, PRECEDENCE_LOCALHOST, PRECEDENCE_REDIRECT,
 };
-pub use objects::{CidrGroup, Service};
+pub use objects::{CidrGroup, ProviderGroup, Service};
 pub use origin::{Origin, OriginKind, OriginSet, Section};
 pub use redirect::{Grant, Redirect, RedirectPeers, redirects};
 pub use repository::{Repository, StoredPolicy};

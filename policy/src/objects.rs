@@ -1,11 +1,14 @@
 //! Objects that policies refer to: groups of prefixes and services.
 
+mod provider;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use specola_labels::{Label, LabelSet, NAMESPACE_KEY, Requirement, Selector, SelectorKey};
 
+pub use self::provider::ProviderGroup;
 use crate::rule::{AwsGroup, CidrGroupSelect, ServiceSelect};
 
 /// A named group of prefixes outside the cluster (`CiliumCIDRGroup`).
@@ -108,6 +111,11 @@ impl Objects {
     /// Groups of prefixes, in order.
     pub(crate) fn all_groups(&self) -> impl Iterator<Item = &CidrGroup> {
         self.groups.values()
+    }
+
+    /// Groups of cloud providers, in order.
+    pub(crate) fn all_provider_groups(&self) -> impl Iterator<Item = (&AwsGroup, &[IpNet])> {
+        self.provider_groups.iter().map(|(group, prefixes)| (group, prefixes.as_slice()))
     }
 
     /// Services, in order.

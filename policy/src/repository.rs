@@ -137,6 +137,11 @@ impl Repository {
         self.objects.all_groups()
     }
 
+    /// Groups of cloud providers with their addresses, in order.
+    pub fn known_provider_groups(&self) -> impl Iterator<Item = (&AwsGroup, &[IpNet])> {
+        self.objects.all_provider_groups()
+    }
+
     /// Services that policies may refer to, in order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.objects.all_services()

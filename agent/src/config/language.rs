@@ -5,6 +5,12 @@ use specola_policy::{AllowLocalhost, ParseOptions};
 /// Parts of the policy language that are off unless asked for, and what is allowed without a policy.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct PolicyLanguage {
+    /// Accept fromNodes and toNodes in policies: other nodes get identities by their labels.
+    #[arg(long)]
+    pub enable_node_selector_labels: bool,
+    /// Accept the protocols VRRP and IGMP in policies.
+    #[arg(long)]
+    pub enable_extended_ip_protocols: bool,
     /// Accept ClusterNetworkPolicy of Kubernetes (policy.networking.k8s.io/v1alpha2).
     #[arg(long)]
     pub enable_k8s_cluster_network_policy: bool,
@@ -29,8 +35,8 @@ impl PolicyLanguage {
     /// The parts that are on.
     pub(crate) const fn options(self) -> ParseOptions {
         ParseOptions {
-            node_selector_labels: false,
-            extended_protocols: false,
+            node_selector_labels: self.enable_node_selector_labels,
+            extended_protocols: self.enable_extended_ip_protocols,
             cluster_network_policy: self.enable_k8s_cluster_network_policy,
         }
     }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use specola_policy::document::{Document, split_documents};
 use specola_policy::{
-    CidrGroup, DocumentError, ParseOptions, PolicyObject, PolicyRef, parse_policy_document,
+    CidrGroup, DocumentError, ParseOptions, PolicyObject, PolicyRef, ProviderGroup, parse_policy_document,
 };
 
 use super::objects::{
@@ -48,6 +48,7 @@ pub(super) enum Object {
     Service(String, ServiceObject),
     Backends(Backends),
     Names(Vec<FqdnName>),
+    ProviderGroup(ProviderGroup),
 }
 
 /// An object with the line of its document.
@@ -180,6 +181,7 @@ impl Reading<'_> {
             }
             Err((line, errors)) => {
                 let object = key.to_string();
+                self.unknown |= document.name.is_empty();
                 self.refused_keys.push(key);
                 self.refuse(line, errors, object);
             }
@@ -209,36 +211,41 @@ fn read(
     match (document.api_version.as_str(), document.kind.as_str()) {
         ("v1", "Namespace") => Ok(Some(Object::Namespace(
             name,
-            Arc::new(decode::<Namespace>(document, |object| &object.metadata)?),
+            Arc::new(decode::<Namespace>(file, document, |object| &object.metadata)?),
         ))),
         ("v1", "Node") => {
-            let node = decode::<Node>(document, |object| &object.metadata)?;
+            let node = decode::<Node>(file, document, |object| &object.metadata)?;
             check_node(&node).map_err(|error| (document.line, vec![error]))?;
             Ok(Some(Object::Node(name, Arc::new(node))))
         }
         ("v1", "Pod") => {
-            let pod = decode::<Pod>(document, |object| &object.metadata)?;
+            let pod = decode::<Pod>(file, document, |object| &object.metadata)?;
             Ok(Some(Object::Pod((namespace_of(document), name), Arc::new(pod))))
         }
         ("v1", "Service") => {
-            let service = decode::<ServiceObject>(document, |object| &object.metadata)?;
+            let service = decode::<ServiceObject>(file, document, |object| &object.metadata)?;
             Ok(Some(Object::Service(namespace_of(document), service)))
         }
         ("v1", "Endpoints") => {
-            let endpoints = decode::<EndpointsObject>(document, |object| &object.metadata)?;
+            let endpoints = decode::<EndpointsObject>(file, document, |object| &object.metadata)?;
             Ok(Some(Object::Backends(endpoints.backends(namespace_of(document)))))
         }
         ("discovery.k8s.io/v1", "EndpointSlice") => {
-            let slice = decode::<EndpointSlice>(document, |object| &object.metadata)?;
+            let slice = decode::<EndpointSlice>(file, document, |object| &object.metadata)?;
             Ok(slice.backends(namespace_of(document)).map(Object::Backends))
         }
         ("cilium.io/v2" | "cilium.io/v2alpha1", "CiliumCIDRGroup") => {
-            let group = decode::<CidrGroupObject>(document, |object| &object.metadata)?;
+            let group = decode::<CidrGroupObject>(file, document, |object| &object.metadata)?;
             let prefixes = group.spec.external_cidrs;
             Ok(Some(Object::CidrGroup(CidrGroup { name, labels: group.metadata.labels, prefixes })))
         }
-        ("specola.io/v1alpha1", "FQDNCache") => {
-            Ok(Some(Object::Names(decode::<FqdnCache>(document, |object| &object.metadata)?.spec.names)))
+        ("specola.io/v1alpha1", "FQDNCache") => Ok(Some(Object::Names(
+            decode::<FqdnCache>(file, document, |object| &object.metadata)?.spec.names,
+        ))),
+        (ProviderGroup::API_VERSION, ProviderGroup::KIND) => {
+            let read = ProviderGroup::read(file, document);
+            read.map(|group| Some(Object::ProviderGroup(group)))
+                .map_err(|error| (error.line, vec![message(&error)]))
         }
         _ => read_policy(file, document, options),
     }
@@ -258,18 +265,15 @@ fn read_policy(
 }
 
 fn decode<T: DeserializeOwned>(
+    file: &str,
     document: &Document,
     metadata: impl Fn(&T) -> &ObjectMeta,
 ) -> Result<T, (u32, Vec<String>)> {
-    match serde_saphyr::from_str::<T>(&document.text) {
-        Ok(object) if metadata(&object).name == document.name => Ok(object),
-        Ok(_) => Err((document.line, vec!["metadata.name: must be a plain string".to_owned()])),
-        Err(error) => {
-            let at = error.location().map_or(1, |location| location.line());
-            let line = document.line.saturating_add(u32::try_from(at).unwrap_or(u32::MAX)).saturating_sub(1);
-            Err((line, vec![first_line(&error.without_snippet().to_string())]))
-        }
+    let object = document.read::<T>(file).map_err(|error| (error.line, vec![message(&error)]))?;
+    if metadata(&object).name != document.name {
+        return Err((document.line, vec!["metadata.name: must be a plain string".to_owned()]));
     }
+    Ok(object)
 }
 
 fn check_node(node: &Node) -> Result<(), String> {
@@ -289,10 +293,6 @@ fn message(error: &DocumentError) -> String {
     }
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
 fn key_of(document: &Document) -> ObjectKey {
     ObjectKey { kind: document.kind.clone(), namespace: namespace_of(document), name: document.name.clone() }
 }
@@ -305,7 +305,8 @@ fn namespace_of(document: &Document) -> String {
             | "CiliumClusterwideNetworkPolicy"
             | "ClusterNetworkPolicy"
             | "CiliumCIDRGroup"
-            | "FQDNCache",
+            | "FQDNCache"
+            | "ProviderGroup",
             _,
         ) => String::new(),
         (_, "") => "default".to_owned(),

@@ -170,7 +170,7 @@ fn prefixes(
     families: IpFamilies,
     identities: &mut IdentityTable,
 ) -> BTreeMap<IpNet, NumericIdentity> {
-    let by_name = names::labels(desired.fqdn.iter(), &repository.dns_selectors());
+    let by_name = names::labels(desired.fqdn.iter(), &repository.dns_selectors(), desired.api_servers());
     let mut prefixes: BTreeSet<IpNet> = repository.prefixes();
     prefixes.extend(by_name.keys());
     prefixes.extend(names::prefixes(desired));

@@ -103,7 +103,7 @@ impl Node {
         }
         let mut selectors = repository.dns_selectors();
         selectors.extend(changes.new.iter().flat_map(|policy| policy.dns_selectors()));
-        let by_name = names::labels(self.names(), &selectors);
+        let by_name = names::labels(self.names(), &selectors, self.desired.api_servers());
         prefixes.extend(by_name.keys());
         prefixes.extend(names::prefixes(&self.desired));
         self.local_identities.ensure(&prefixes)?;
@@ -125,8 +125,8 @@ impl Node {
         for (prefix, identity) in prefixes {
             let known = self.engine.identities().labels(identity);
             let names = by_name.get(&prefix);
-            let had_names =
-                known.is_some_and(|labels| labels.iter().any(|label| label.source() == source::FQDN));
+            let is_name = |label: &Label| label.source() == source::FQDN || label.key() == names::API_SERVER;
+            let had_names = known.is_some_and(|labels| labels.iter().any(is_name));
             if known.is_none() || names.is_some() || had_names {
                 let labels =
                     cidr_identity_labels(prefix, families).with(names.into_iter().flatten().cloned());

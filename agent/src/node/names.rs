@@ -23,6 +23,16 @@ pub(super) fn take_objects(engine: &mut Engine, before: &Desired, desired: &Desi
             }
         }
     }
+    for change in before.provider_groups.diff(&desired.provider_groups) {
+        match change {
+            DiffItem::Add(group, prefixes) | DiffItem::Update { new: (group, prefixes), .. } => {
+                engine.set_provider_group(group.clone(), prefixes.iter().copied().collect());
+            }
+            DiffItem::Remove(group, _) => {
+                engine.set_provider_group(group.clone(), Vec::new());
+            }
+        }
+    }
     for change in before.services.diff(&desired.services) {
         match change {
             DiffItem::Add(_, service) | DiffItem::Update { new: (_, service), .. } => {
@@ -35,18 +45,20 @@ pub(super) fn take_objects(engine: &mut Engine, before: &Desired, desired: &Desi
     }
 }
 
-/// Prefixes of all groups, and addresses behind services without a selector.
+/// Prefixes of all groups, those of cloud providers too, and addresses behind services without a selector.
 pub(crate) fn prefixes(desired: &Desired) -> BTreeSet<IpNet> {
     let groups = desired.cidr_groups.values().flat_map(|group| &group.prefixes).map(IpNet::trunc);
     let external = desired.services.values().filter(|service| service.selector.is_empty());
     let backends = external.flat_map(|service| &service.backends).map(|address| IpNet::from(*address));
-    groups.chain(backends).filter(|prefix| prefix.prefix_len() > 0).collect()
+    let provided = desired.provider_groups.values().flatten().copied();
+    groups.chain(backends).chain(provided).filter(|prefix| prefix.prefix_len() > 0).collect()
 }
 
-/// Labels that addresses have for the names that policies select by.
+/// Labels that addresses outside the cluster have for the names that policies select by, and those of the API server.
 pub(crate) fn labels<'a>(
     names: impl Iterator<Item = (&'a String, &'a BTreeSet<IpAddr>)>,
     selectors: &[&DnsRule],
+    api_servers: &[IpAddr],
 ) -> BTreeMap<IpNet, BTreeSet<Label>> {
     let mut labels: BTreeMap<IpNet, BTreeSet<Label>> = BTreeMap::new();
     for (name, addresses) in names {
@@ -56,5 +68,11 @@ pub(crate) fn labels<'a>(
             }
         }
     }
+    for address in api_servers {
+        labels.entry(IpNet::from(*address)).or_default().insert(Label::reserved(API_SERVER));
+    }
     labels
 }
+
+/// Name of the reserved label of the API server's addresses.
+pub(super) const API_SERVER: &str = "kube-apiserver";

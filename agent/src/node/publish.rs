@@ -62,7 +62,7 @@ impl Node {
             self.local_identities.iter().map(|(prefix, identity)| (prefix, (identity, None))).collect();
         for peer in &self.contents.nodes {
             let own = peer.metadata.name == self.settings.node_name;
-            let identity = if own { NumericIdentity::HOST } else { NumericIdentity::REMOTE_NODE };
+            let identity = if own { NumericIdentity::HOST } else { self.peer_identity(&peer.metadata.name) };
             let addresses = peer.spec.addresses.iter().map(|address| IpNet::from(address.ip));
             metas.extend(addresses.map(|prefix| (prefix, (identity, None))));
         }
@@ -113,8 +113,10 @@ impl Node {
     fn publish_store(&mut self) -> anyhow::Result<()> {
         let spec = self.published_spec();
         let known = self.contents.nodes.iter().find(|node| node.metadata.name == self.settings.node_name);
-        if known.is_none_or(|node| node.spec != spec) {
-            self.store.put(&Object::Node(CiliumNode::new(&self.settings.node_name, spec)))?;
+        let labels = self.own_labels();
+        if known.is_none_or(|node| node.spec != spec || node.metadata.labels != labels) {
+            let node = CiliumNode::new(&self.settings.node_name, spec).with_labels(labels);
+            self.store.put(&Object::Node(node))?;
         }
         let mut wanted: BTreeMap<(String, String), (u16, CiliumEndpoint)> = BTreeMap::new();
         for endpoint in self.endpoints.values().filter(|endpoint| endpoint.is_attached()) {

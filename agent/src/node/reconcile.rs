@@ -17,7 +17,7 @@ use std::time::Instant;
 use anyhow::Context;
 use ipnet::IpNet;
 use specola_datapath::abi::ipcache::IpInfo;
-use specola_labels::NumericIdentity;
+use specola_labels::{NumericIdentity, Scope};
 
 use super::Node;
 use super::endpoints::record;
@@ -34,6 +34,7 @@ impl Node {
         if is_new {
             self.assign_identities();
             self.learn_identities();
+            self.learn_nodes();
         }
         let allocated = self.allocate_prefixes();
         // Without identities for their prefixes the new policies must not come into force.
@@ -98,14 +99,16 @@ impl Node {
             let slot = endpoint.file.slot;
             endpoint.file.addresses.iter().map(move |address| LocalAddress { address, identity, slot })
         });
-        ips::wanted(
+        let mut wanted = ips::wanted(
             self.settings.families(),
             self.local_identities.iter(),
             &self.contents,
             &self.settings.node_name,
             &self.addresses,
             local,
-        )
+        );
+        self.name_peers(&mut wanted);
+        wanted
     }
 
     fn upserts(&self, wanted: &HashMap<IpNet, IpInfo>) -> Vec<(IpNet, IpInfo)> {
@@ -144,7 +147,7 @@ impl Node {
             None => self.wanted_ips(),
         };
         // A prefix of a policy may be the address of a pod or node as well: that entry stays.
-        let local = |info: &IpInfo| NumericIdentity(info.identity) >= NumericIdentity::LOCAL_MIN;
+        let local = |info: &IpInfo| NumericIdentity(info.identity).scope() == Scope::Local;
         let stale: Vec<IpNet> = self
             .ips
             .iter()
@@ -183,7 +186,7 @@ impl Node {
     /// Prefixes with an identity that no policy names, and that are no address of a name that one selects by.
     fn unneeded(&self) -> BTreeSet<IpNet> {
         let repository = self.engine.repository();
-        let by_name = names::labels(self.names(), &repository.dns_selectors());
+        let by_name = names::labels(self.names(), &repository.dns_selectors(), self.desired.api_servers());
         let is_needed = |prefix: &IpNet| repository.names_prefix(prefix) || by_name.contains_key(prefix);
         self.local_identities.iter().map(|(prefix, _)| prefix).filter(|prefix| !is_needed(prefix)).collect()
     }
@@ -192,7 +195,7 @@ impl Node {
         self.note_as("node", result);
     }
 
-    fn note_as(&mut self, part: &'static str, result: anyhow::Result<()>) {
+    pub(super) fn note_as(&mut self, part: &'static str, result: anyhow::Result<()>) {
         match result {
             Ok(()) => self.warnings.set(part, None),
             Err(error) => self.fail(part, &error),

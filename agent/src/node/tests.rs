@@ -14,10 +14,12 @@ use crate::endpoint::{EndpointKey, State};
 use crate::net::PodLink;
 use crate::store::DirectoryStore;
 
+mod groups;
 mod identities;
 mod notices;
 mod operator;
 mod overflow;
+mod peers;
 mod redirects;
 mod revisions;
 mod takeover;
@@ -194,11 +196,19 @@ impl Fixture {
     }
 
     fn start(dir: tempfile::TempDir, kernel: FakeKernel, overflow: PolicyOverflow) -> Self {
+        Self::start_with(dir, kernel, overflow, ParseOptions::default())
+    }
+
+    fn start_with(
+        dir: tempfile::TempDir,
+        kernel: FakeKernel,
+        overflow: PolicyOverflow,
+        language: ParseOptions,
+    ) -> Self {
         let path = |name: &str| dir.path().join(name);
         let store = Arc::new(DirectoryStore::open(&path("store")).expect("opens"));
         let mut files =
-            DesiredDirectory::open(&path("desired"), &path("desired.jsonl"), ParseOptions::default())
-                .expect("opens");
+            DesiredDirectory::open(&path("desired"), &path("desired.jsonl"), language).expect("opens");
         files.scan();
         let (writer, names) = directory(NodeInfo::default());
         let (peer_routes, routes) = watch::channel(BTreeMap::new());
@@ -208,8 +218,9 @@ impl Fixture {
             cluster_name: "default".to_owned(),
             policy: Settings { max_entries: 64, ..Settings::default() },
             audit_mode: false,
-            language: ParseOptions::default(),
+            language,
             overflow,
+            node_labels: BTreeMap::new(),
             internal_ips: vec![ip("172.30.0.2")],
             local_ips: vec![ip("172.30.0.2"), ip("10.0.1.1")],
             mtu: 1500,
@@ -243,9 +254,9 @@ impl Fixture {
     /// The agent dies and comes back; the kernel and the files are as they were.
     fn restart(self, devices: &[(u32, String)]) -> Self {
         let Self { dir, kernel, node, .. } = self;
-        let overflow = node.settings.overflow;
+        let (overflow, language) = (node.settings.overflow, node.settings.language);
         drop(node);
-        let mut fixture = Self::start(dir, kernel, overflow);
+        let mut fixture = Self::start_with(dir, kernel, overflow, language);
         assert!(fixture.node.restore(devices).expect("restores").is_empty(), "no half-made link");
         fixture
     }

@@ -95,6 +95,7 @@ impl Node {
         let ready = self.endpoints.values().filter(|endpoint| endpoint.state == State::Ready).count();
         let mut warnings = self.warnings.list();
         warnings.extend(self.desired.warnings.iter().cloned());
+        warnings.extend(self.open_denies());
         warnings.extend(self.contents.refused.iter().map(|cause| format!("store: {cause}")));
         let counts = self.kernel_counts().unwrap_or_else(|error| {
             warnings.push(format!("counters: {error:#}"));

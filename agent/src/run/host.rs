@@ -47,6 +47,7 @@ pub(super) async fn build_network(
         language: config.language.options(),
         overflow: config.policy_overflow,
         audit_mode: config.policy_audit_mode,
+        node_labels: config.labels(),
         internal_ips: node.internal_ips(),
         local_ips: net.local_addresses().await?,
         mtu: config.mtu,

@@ -165,7 +165,7 @@ pub(crate) struct Direction {
     pub(crate) enforcing: bool,
 }
 
-/// `CiliumNode`: a node's addresses and pod CIDRs.
+/// `CiliumNode`: a node's labels, addresses and pod CIDRs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CiliumNode {
@@ -179,6 +179,12 @@ impl CiliumNode {
     pub(crate) fn new(name: &str, spec: NodeSpec) -> Self {
         let metadata = ObjectMeta { name: name.to_owned(), ..ObjectMeta::default() };
         Self { api_version: API_VERSION.to_owned(), kind: "CiliumNode".to_owned(), metadata, spec }
+    }
+
+    /// The same node with these labels.
+    pub(crate) fn with_labels(mut self, labels: BTreeMap<String, String>) -> Self {
+        self.metadata.labels = labels;
+        self
     }
 
     /// Addresses of a type, such as `InternalIP`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use specola_policy::{PolicyRef, Service};
+use specola_policy::{PolicyRef, ProviderGroup, Service};
 
 use super::super::file::{FileState, Located, Object, ObjectKey};
 use super::super::objects::FqdnName;
@@ -15,7 +15,7 @@ pub(super) struct Merged {
     holders: BTreeMap<ObjectKey, Holders>,
     /// Objects that more than one file defines.
     contested: BTreeSet<ObjectKey>,
-    /// Objects that are used joined with others: services, their backends, names of DNS.
+    /// Objects that are used joined with others: services, their backends, names of DNS, groups of providers.
     joined: BTreeSet<ObjectKey>,
     /// Files about which something is to be said.
     faulty: BTreeSet<String>,
@@ -131,6 +131,7 @@ impl Merged {
         let Self { desired, holders, joined, .. } = self;
         desired.services.clear();
         desired.fqdn.clear();
+        desired.provider_groups.clear();
         let mut services: BTreeMap<(String, String), Service> = BTreeMap::new();
         let objects = || {
             joined.iter().filter_map(|key| {
@@ -150,6 +151,9 @@ impl Merged {
                     for FqdnName { name, addresses } in names {
                         desired.fqdn.entry(name.clone()).or_default().extend(addresses.iter().copied());
                     }
+                }
+                Object::ProviderGroup(ProviderGroup { group, prefixes }) => {
+                    desired.provider_groups.entry(group.clone()).or_default().extend(prefixes);
                 }
                 _ => {}
             }
@@ -173,7 +177,9 @@ fn place_of(object: &Object) -> Place {
         Object::Pod(key, _) => Place::Pod(key.clone()),
         Object::Policy(reference, _) => Place::Policy(reference.clone()),
         Object::CidrGroup(group) => Place::CidrGroup(group.name.clone()),
-        Object::Service(..) | Object::Backends(_) | Object::Names(_) => Place::Joined,
+        Object::Service(..) | Object::Backends(_) | Object::Names(_) | Object::ProviderGroup(_) => {
+            Place::Joined
+        }
     }
 }
 

@@ -132,7 +132,7 @@ fn fields_of_the_wrong_type_and_missing_names_are_refused() {
         ("apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.0.0.0/99]}\n", 4),
         ("apiVersion: v1\nkind: Pod\nmetadata: {}\n", 1),
         (
-            "apiVersion: v1\nkind: Node\nmetadata: {name: n}\nstatus: {addresses: [{type: InternalIP, address: x}]}\n",
+            "apiVersion: v1\nkind: Node\nmetadata: {name: n2}\nstatus: {addresses: [{type: InternalIP, address: x}]}\n",
             1,
         ),
     ] {

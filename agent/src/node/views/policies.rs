@@ -1,6 +1,8 @@
 //! Policies, and everything else that a verdict depends on.
 
+use ipnet::IpNet;
 use specola_labels::NumericIdentity;
+use specola_policy::rule::AwsGroup;
 use specola_policy::{AllowLocalhost, CidrGroup, Mode, NamedPorts, Service};
 use specola_proto::specola::v1 as pb;
 
@@ -24,8 +26,7 @@ impl Node {
     pub(crate) fn show_addresses(&self) -> Vec<pb::Address> {
         let mut addresses: Vec<_> = self.ips.iter().map(|(prefix, info)| (*prefix, info.identity)).collect();
         addresses.sort_unstable();
-        let show =
-            |(prefix, identity): (ipnet::IpNet, u32)| pb::Address { prefix: prefix.to_string(), identity };
+        let show = |(prefix, identity): (IpNet, u32)| pb::Address { prefix: prefix.to_string(), identity };
         addresses.into_iter().map(show).collect()
     }
 
@@ -44,6 +45,7 @@ impl Node {
             settings: Some(self.show_settings()),
             cidr_groups: repository.cidr_groups().map(show_group).collect(),
             services: repository.services().map(show_service).collect(),
+            provider_groups: repository.known_provider_groups().map(show_provider_group).collect(),
         }
     }
 
@@ -94,6 +96,16 @@ fn show_group(group: &CidrGroup) -> pb::CidrGroup {
         name: group.name.clone(),
         labels: group.labels.clone().into_iter().collect(),
         prefixes: group.prefixes.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn show_provider_group((group, prefixes): (&AwsGroup, &[IpNet])) -> pb::ProviderGroup {
+    pb::ProviderGroup {
+        region: group.region.clone(),
+        labels: group.labels.clone().into_iter().collect(),
+        security_group_ids: group.security_group_ids.iter().cloned().collect(),
+        security_group_names: group.security_group_names.iter().cloned().collect(),
+        prefixes: prefixes.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -119,6 +119,8 @@ impl Node {
         let behind: Vec<&Selectable> =
             selected.iter().copied().filter(|one| one.revision < stored.revision()).collect();
         let mut conditions = self.refusals(&object.reference);
+        let cannot = self.engine.repository().conditions(object);
+        conditions.extend(cannot.iter().map(ToString::to_string));
         conditions.extend(behind.iter().take(NAMED).map(|one| one.text()));
         if behind.len() > NAMED {
             conditions.push(format!("{} more endpoints do not have it yet", behind.len() - NAMED));
@@ -136,6 +138,12 @@ impl Node {
             conditions,
             audit: object.audit,
         }
+    }
+
+    /// What policies mean to deny and cannot, for want of what they refer to.
+    pub(super) fn open_denies(&self) -> impl Iterator<Item = String> {
+        let open = self.engine.open_denies();
+        open.map(|(reference, condition)| format!("{} {reference}: {condition}", reference.kind))
     }
 
     /// Newer documents of the policy that are not in force.
