@@ -65,7 +65,7 @@ pub(crate) struct LanguageArgs {
 }
 
 impl LanguageArgs {
-    fn options(&self) -> ParseOptions {
+    pub(crate) fn options(&self) -> ParseOptions {
         ParseOptions {
             node_selector_labels: self.enable_node_selector_labels,
             extended_protocols: self.enable_extended_ip_protocols,

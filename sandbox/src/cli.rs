@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::agent_flags::AgentFlags;
 use crate::layout::Layout;
 use crate::place::Place;
 use crate::supervisor;
@@ -97,6 +98,8 @@ pub struct AgentArgs {
     /// Run a relay in front of the nodes, too: one flow API for all of them
     #[arg(long)]
     relay: bool,
+    #[command(flatten)]
+    flags: AgentFlags,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -304,6 +307,7 @@ impl AgentArgs {
             policy_mode: text_of(self.policy_mode),
             policy_overflow: text_of(self.policy_overflow),
             relay: self.relay,
+            agents: self.flags.clone(),
             ..UpOptions::new(file)
         }
     }
@@ -364,6 +368,7 @@ fn run_supervisor(args: RunArgs) -> anyhow::Result<ExitCode> {
         policy_mode: text_of(args.agents.policy_mode),
         policy_overflow: text_of(args.agents.policy_overflow),
         relay: args.agents.relay,
+        agents: args.agents.flags,
         hold: args.hold,
         bound: args.bound,
         program: args.program,

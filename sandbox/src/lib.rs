@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod agent_flags;
 mod cgroup;
 mod cleanup;
 pub mod cli;
@@ -22,6 +23,7 @@ mod supervisor;
 mod up;
 mod workload;
 
+pub use agent_flags::{AgentFlags, LocalhostRule};
 pub use cleanup::clean_stale;
 pub use state::{Cluster, Node, Phase, Pod};
 pub use up::{Sandbox, UpOptions};

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use specola_policy::ParseOptions;
 
 use crate::layout::{is_label, is_subdomain};
 use crate::workload::{ANNOTATION, Workloads};
@@ -73,19 +74,19 @@ impl Spec {
     ///
     /// # Errors
     /// When the file cannot be read or anything in it is wrong; all problems are told at once.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(path: &Path, language: ParseOptions) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| anyhow::anyhow!("cannot read the cluster file {}: {error}", path.display()))?;
-        Ok(Self::parse(&path.display().to_string(), &text)?)
+        Ok(Self::parse(&path.display().to_string(), &text, language)?)
     }
 
     /// Parses the text of a cluster file.
     ///
     /// # Errors
     /// When anything in it is wrong.
-    pub(crate) fn parse(file: &str, text: &str) -> Result<Self, InvalidSpec> {
+    pub(crate) fn parse(file: &str, text: &str, language: ParseOptions) -> Result<Self, InvalidSpec> {
         let mut builder = Builder::default();
-        let mut documents = document::read(file, text, &mut builder.problems);
+        let mut documents = document::read(file, text, language, &mut builder.problems);
         builder.check_unique(&documents);
         builder.add_nodes(&mut documents);
         builder.add_pods(&mut documents);
@@ -102,9 +103,13 @@ impl Spec {
 ///
 /// # Errors
 /// When a document is no Kubernetes object.
-pub(crate) fn read_objects(file: &str, text: &str) -> Result<Vec<Object>, InvalidSpec> {
+pub(crate) fn read_objects(
+    file: &str,
+    text: &str,
+    language: ParseOptions,
+) -> Result<Vec<Object>, InvalidSpec> {
     let mut problems = Vec::new();
-    let objects = document::read(file, text, &mut problems);
+    let objects = document::read(file, text, language, &mut problems);
     if problems.is_empty() { Ok(objects) } else { Err(InvalidSpec { file: file.to_owned(), problems }) }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::agent_flags::AgentFlags;
 use crate::layout::Layout;
 
 /// A sandbox cluster.
@@ -38,6 +39,9 @@ pub struct Cluster {
     /// Its relay, when it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<Relay>,
+    /// Flags of its agents.
+    #[serde(default)]
+    pub agents: AgentFlags,
     /// Its nodes, in the order of the cluster file.
     pub nodes: Vec<Node>,
     /// Its pods, in the order of the cluster file.
@@ -239,6 +243,7 @@ pub(crate) mod tests {
             pin_dir: "/p".into(),
             cgroup: "/c".into(),
             relay: None,
+            agents: AgentFlags::default(),
             nodes: Vec::new(),
             pods: Vec::new(),
         }

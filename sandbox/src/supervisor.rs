@@ -25,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
+use crate::agent_flags::AgentFlags;
 use crate::layout::Layout;
 use crate::links::{self, Port};
 use crate::lock::Ownership;
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     pub policy_overflow: String,
     /// A relay runs in front of the nodes.
     pub relay: bool,
+    /// Passed to the agents.
+    pub agents: AgentFlags,
     /// Clients begin only when asked to over the control socket.
     pub hold: bool,
     /// Ends when standard input does, also once the cluster is ready.
@@ -87,7 +90,7 @@ fn own(settings: Settings, starter: &Starter) -> anyhow::Result<()> {
     let owned = Ownership::take(&layout, LOCK_LIMIT)?;
     let mounts = Mounts::find()?;
     cleanup::clean(&owned, &layout, &mounts).context("cannot remove what an earlier sandbox left")?;
-    let spec = Spec::read(&settings.file)?;
+    let spec = Spec::read(&settings.file, settings.agents.language())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -267,6 +270,7 @@ fn describe(settings: &Settings, spec: &Spec, mounts: &Mounts) -> Cluster {
         store_dir: layout.store(),
         pin_dir: layout.below(&mounts.bpffs),
         relay: spec.nodes.first().filter(|_| settings.relay).map(|node| relay::describe(layout, node)),
+        agents: settings.agents.clone(),
         nodes: spec.nodes.iter().map(|node| agent::describe(layout, &cgroup, node)).collect(),
         cgroup,
         pods: Vec::new(),

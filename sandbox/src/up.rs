@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::agent_flags::AgentFlags;
 use crate::cleanup;
 use crate::client;
 use crate::layout::Layout;
@@ -33,6 +34,8 @@ pub struct UpOptions {
     pub policy_overflow: String,
     /// A relay runs in front of the nodes.
     pub relay: bool,
+    /// Further flags of the agents.
+    pub agents: AgentFlags,
     /// Clients begin only after [`Sandbox::release`].
     pub hold: bool,
     /// The sandbox ends with this process, however that ends.
@@ -59,6 +62,7 @@ impl UpOptions {
             policy_mode: "default".to_owned(),
             policy_overflow: "keep".to_owned(),
             relay: false,
+            agents: AgentFlags::default(),
             hold: false,
             bound: false,
             program: None,
@@ -85,7 +89,7 @@ impl Sandbox {
     pub fn up(options: &UpOptions, mut progress: impl FnMut(&str)) -> anyhow::Result<Self> {
         let layout = options.layout()?;
         // Told here, with the path that the user wrote, and before anything is started.
-        Spec::read(&options.file)?;
+        Spec::read(&options.file, options.agents.language())?;
         if !nix::unistd::geteuid().is_root() {
             bail!("a sandbox needs root: it makes network namespaces and loads kernel programs");
         }
@@ -224,7 +228,8 @@ fn start_supervisor(options: &UpOptions, layout: &Layout) -> anyhow::Result<Chil
         .arg("--file")
         .arg(file)
         .arg("--program")
-        .arg(&program);
+        .arg(&program)
+        .args(options.agents.args());
     if options.relay {
         command.arg("--relay");
     }

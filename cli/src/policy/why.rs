@@ -10,11 +10,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use specola_policy::ParseOptions;
 use specola_policy::explain::{Change, Connection, Explainer, Explanation};
 
 use self::ends::{Asked, asked_by_flows, parse_port};
 use self::world::World;
+use super::LanguageArgs;
 use crate::error::UsageError;
 use crate::node::{Output, block_on, print_json, stdout};
 use crate::target::{AdminArgs, TargetArgs};
@@ -41,6 +41,8 @@ pub(crate) struct WhyArgs {
     /// Decide by files of Kubernetes YAML (pods, namespaces, policies) or directories of them, without a cluster.
     #[arg(long, short, value_name = "FILE")]
     file: Vec<PathBuf>,
+    #[command(flatten)]
+    language: LanguageArgs,
     /// Flow server that knows the flow: unix:///path or host:port [default: the local agent's socket].
     #[arg(long, value_name = "ADDRESS", conflicts_with = "sandbox")]
     server: Option<String>,
@@ -76,7 +78,7 @@ async fn why(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let world = if args.file.is_empty() {
         World::live(&args.admin).await?
     } else {
-        World::offline(&args.file, ParseOptions::default())?
+        World::offline(&args.file, args.language.options())?
     };
     let asked = asked(args).await?;
     let wants_change = args.change || asked.len() == 1;

@@ -16,7 +16,7 @@ use crate::up::Sandbox;
 pub(super) fn apply(name: Option<&str>, file: &Path) -> anyhow::Result<ExitCode> {
     let cluster = client::load(name)?;
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let mut objects = spec::read_objects(&file.display().to_string(), &text)?;
+    let mut objects = spec::read_objects(&file.display().to_string(), &text, cluster.agents.language())?;
     check_changeable(&cluster, &objects)?;
     for object in &mut objects {
         let pod = if object.kind == "Pod" { Some(new_pod(&cluster, object)?) } else { None };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 use specola_policy::document::split_documents;
-use specola_policy::parse_policies;
+use specola_policy::{ParseOptions, parse_policies_with};
 
 use super::Problem;
 
@@ -107,12 +107,13 @@ pub(crate) fn file_name(kind: &str, namespace: Option<&str>, name: &str) -> Stri
 }
 
 /// Kinds that have no namespace.
-pub(crate) const CLUSTER_WIDE: [&str; 10] = [
+pub(crate) const CLUSTER_WIDE: [&str; 11] = [
     "Node",
     "Namespace",
     "CiliumClusterwideNetworkPolicy",
     "CiliumCIDRGroup",
     "FQDNCache",
+    "ProviderGroup",
     "CiliumNode",
     "CiliumIdentity",
     "ClusterNetworkPolicy",
@@ -121,8 +122,13 @@ pub(crate) const CLUSTER_WIDE: [&str; 10] = [
 ];
 
 /// Reads every object of a file; what is wrong goes to `problems`, policies that no agent would take included.
-pub(super) fn read(file: &str, text: &str, problems: &mut Vec<Problem>) -> Vec<Object> {
-    for error in parse_policies(file, text).errors {
+pub(super) fn read(
+    file: &str,
+    text: &str,
+    language: ParseOptions,
+    problems: &mut Vec<Problem>,
+) -> Vec<Object> {
+    for error in parse_policies_with(file, text, language).errors {
         let parts = [error.object, error.field, error.message].into_iter().filter(|part| !part.is_empty());
         problems.push(Problem { line: error.line as usize, text: parts.collect::<Vec<_>>().join(": ") });
     }
@@ -130,32 +136,16 @@ pub(super) fn read(file: &str, text: &str, problems: &mut Vec<Problem>) -> Vec<O
     // Documents that are no YAML are among the errors above.
     for document in split_documents(file, text).into_iter().flatten() {
         let line = document.line as usize;
-        let value = match serde_saphyr::from_str_with_options::<Value>(&document.text, yaml_options()) {
-            Ok(value) => value,
-            Err(error) => {
-                problems.push(Problem { line, text: format!("not YAML: {}", error.without_snippet()) });
-                continue;
-            }
-        };
-        let items = match value.get("items") {
-            Some(Value::Array(items)) if document.kind.ends_with("List") => {
-                items.iter().map(|item| (item.clone(), None)).collect()
-            }
-            _ => vec![(value, Some(document.text))],
-        };
-        for (value, text) in items {
-            match Object::from_value(value, line, text) {
-                Ok(object) => objects.push(object),
-                Err(text) => problems.push(Problem { line, text }),
-            }
+        let read = document
+            .read::<Value>(file)
+            .map_err(|error| error.to_string())
+            .and_then(|value| Object::from_value(value, line, Some(document.text)));
+        match read {
+            Ok(object) => objects.push(object),
+            Err(text) => problems.push(Problem { line, text }),
         }
     }
     objects
-}
-
-/// `y` and `no` are words here, as a pod may be called so.
-fn yaml_options() -> serde_saphyr::Options {
-    serde_saphyr::options! { strict_booleans: true }
 }
 
 fn is_file_safe(text: &str) -> bool {
@@ -173,7 +163,7 @@ mod tests {
         let text = "# head\n---\napiVersion: v1\nkind: A\nmetadata: {name: a}\n---\n# nothing\n---\napiVersion: v1\n\
                     kind: B\nmetadata:\n  name: b\n";
         let mut problems = Vec::new();
-        let objects = read("f", text, &mut problems);
+        let objects = read("f", text, ParseOptions::default(), &mut problems);
         let seen: Vec<_> = objects.iter().map(|object| (object.to_string(), object.line)).collect();
         assert!(problems.is_empty(), "{problems:?}");
         assert_eq!(seen, [("A default/a".to_owned(), 2), ("B default/b".to_owned(), 8)]);
@@ -185,9 +175,9 @@ mod tests {
         let mut problems = Vec::new();
         let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  metadata: {name: n1}\n\
                     - apiVersion: v1\n  kind: Pod\n  metadata: {name: 'y'}\n";
-        let objects = read("f", text, &mut problems);
+        let objects = read("f", text, ParseOptions::default(), &mut problems);
         assert_eq!(objects.iter().map(Object::to_string).collect::<Vec<_>>(), ["Node n1", "Pod default/y"]);
-        let again = read("f", &objects[1].yaml().expect("yaml"), &mut problems);
+        let again = read("f", &objects[1].yaml().expect("yaml"), ParseOptions::default(), &mut problems);
         assert_eq!(again[0].value, objects[1].value);
         assert!(problems.is_empty(), "{problems:?}");
     }
@@ -206,7 +196,7 @@ mod tests {
             (policy, 7, "spec.ingress[0].fromCIDR[0]"),
         ] {
             let mut problems = Vec::new();
-            read("f", text, &mut problems);
+            read("f", text, ParseOptions::default(), &mut problems);
             let found = problems.iter().find(|problem| problem.text.contains(cause));
             let problem = found.unwrap_or_else(|| panic!("{text:?} gave {problems:?}"));
             assert!(problem.line >= line, "{text:?} gave {problem:?}");

@@ -7,7 +7,7 @@ fn parse(text: &str) -> Result<Spec, String> {
     let text = text
         .replace("kind: Pod", "apiVersion: v1\nkind: Pod")
         .replace("kind: Node", "apiVersion: v1\nkind: Node");
-    Spec::parse("f.yaml", &text).map_err(|error| error.to_string())
+    Spec::parse("f.yaml", &text, ParseOptions::default()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -30,7 +30,8 @@ fn what_is_filled_in_is_written_out() {
     let spec =
         parse(&format!("kind: Node\nmetadata: {{name: n1, labels: {{zone: a}}}}\n---\n{POD}")).expect("spec");
     let text: String = spec.objects.iter().map(|object| object.yaml().expect("yaml") + "---\n").collect();
-    let again = Spec::parse("again.yaml", &text).expect("the output is a cluster file");
+    let again =
+        Spec::parse("again.yaml", &text, ParseOptions::default()).expect("the output is a cluster file");
     assert_eq!(again.nodes, spec.nodes);
     assert_eq!(again.pods, spec.pods);
     assert!(text.contains("zone: a"), "{text}");
@@ -41,10 +42,21 @@ fn what_is_filled_in_is_written_out() {
 fn pods_without_node_are_spread() {
     let nodes = "kind: Node\nmetadata: {name: a}\n---\nkind: Node\nmetadata: {name: b}\n";
     let pod = |name: &str| format!("---\nkind: Pod\nmetadata: {{name: {name}}}\n");
-    let spec = parse(&format!("{nodes}{}{}{}", pod("x"), pod("y"), pod("z"))).expect("spec");
+    let spec = parse(&format!("{nodes}{}{}{}", pod("u"), pod("v"), pod("w"))).expect("spec");
     let places: Vec<_> = spec.pods.iter().map(|pod| pod.node.as_str()).collect();
     assert_eq!(places, ["a", "b", "a"]);
     assert_eq!(spec.pods[0].namespace, "default");
+}
+
+#[test]
+fn words_that_yaml_takes_for_booleans_must_be_quoted() {
+    let pod = |name: &str| parse(&format!("kind: Pod\nmetadata: {{name: {name}}}\n"));
+    for name in ["y", "no", "on", "010", "1_000"] {
+        let error = pod(name).expect_err("is no text");
+        assert!(error.contains("metadata.name"), "{error}");
+        let quoted = format!("'{}'", name.replace('_', "-"));
+        assert!(pod(&quoted).is_ok(), "{quoted}");
+    }
 }
 
 #[test]
@@ -101,6 +113,7 @@ proptest::proptest! {
         kind in "Pod|Node|Namespace|List|CiliumNetworkPolicy",
         rest in "[ a-z:{}\\[\\],\n|>&*!-]{0,80}",
     ) {
-        _ = Spec::parse("f.yaml", &format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: x}}\n{rest}"));
+        let text = format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: x}}\n{rest}");
+        _ = Spec::parse("f.yaml", &text, ParseOptions::default());
     }
 }

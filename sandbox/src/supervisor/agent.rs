@@ -255,6 +255,7 @@ fn spawn(shared: &Shared, node: &Node) -> anyhow::Result<Child> {
     if node.clock_offset_ms != 0 {
         command.arg(format!("--clock-offset={}", node.clock_offset_ms));
     }
+    command.args(settings.agents.args());
     let log = open_log(&node.log)?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| format!("cannot start {}", shared.program().display()))

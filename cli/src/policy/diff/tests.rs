@@ -129,3 +129,25 @@ fn every_error_of_a_file_is_told() {
     assert_eq!(error.lines().count(), 2, "{error}");
     assert!(error.contains("bad.yaml:8: ") && error.contains("spec.ingress[1].fromCIDR[0]"), "{error}");
 }
+
+#[test]
+fn addresses_of_a_providers_group_are_peers() {
+    let policy = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: groups, namespace: shop}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  egress:
+  - toGroups: [{aws: {securityGroupsIds: [sg-1]}}]
+";
+    let group = "\
+apiVersion: specola.io/v1alpha1
+kind: ProviderGroup
+metadata: {name: g}
+spec: {aws: {securityGroupsIds: [sg-1]}, addresses: [198.51.100.9]}
+";
+    let (text, _) = compared(&[PODS, policy], &[PODS, policy, group]);
+    assert!(text.contains("egress all protocols to 198.51.100.9"), "{text}");
+    assert!(text.contains("+ allowed: CiliumNetworkPolicy shop/groups egress[0]"), "{text}");
+}

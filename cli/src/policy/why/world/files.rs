@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use specola_policy::document::{Document, split_documents};
-use specola_policy::rule::DnsRule;
+use specola_policy::rule::{AwsGroup, DnsRule};
 use specola_policy::{
-    AUDIT_ANNOTATION, CidrGroup, ParseOptions, PolicyObject, Repository, Service, parse_policy_document,
+    AUDIT_ANNOTATION, CidrGroup, ParseOptions, PolicyObject, ProviderGroup, Repository, Service,
+    parse_policy_document,
 };
 
 /// What files say.
@@ -19,6 +20,7 @@ use specola_policy::{
 pub(in crate::policy) struct Files {
     pub(super) policies: Vec<PolicyObject>,
     groups: Vec<CidrGroup>,
+    provider_groups: BTreeMap<AwsGroup, Vec<IpNet>>,
     services: BTreeMap<(String, String), Service>,
     backends: Vec<((String, String), Vec<IpAddr>)>,
     /// Addresses of names.
@@ -60,6 +62,9 @@ impl Files {
     pub(super) fn put_into(&self, repository: &mut Repository) {
         for group in &self.groups {
             repository.upsert_cidr_group(group.clone());
+        }
+        for (group, prefixes) in &self.provider_groups {
+            repository.set_provider_group(group.clone(), prefixes.clone());
         }
         for service in self.services.values() {
             repository.upsert_service(service.clone());
@@ -118,6 +123,10 @@ impl Files {
                     })?;
                     self.names.push((rule.text().to_owned(), addresses));
                 }
+            }
+            (ProviderGroup::API_VERSION, ProviderGroup::KIND) => {
+                let ProviderGroup { group, prefixes } = ProviderGroup::read(file, document)?;
+                self.provider_groups.entry(group).or_default().extend(prefixes);
             }
             _ => {
                 let parsed = parse_policy_document(file, document, options);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use specola_labels::{Label, LabelSet, NumericIdentity};
+use specola_policy::rule::AwsGroup;
 use specola_policy::{
     AllowLocalhost, CidrGroup, IdentityTable, IpFamilies, Mode, NamedPorts, ParseOptions, PolicyRef,
     Repository, Service, Settings, parse_policies_with,
@@ -48,6 +50,10 @@ impl World {
         }
         for service in &policy.services {
             repository.upsert_service(service_of(service));
+        }
+        for group in &policy.provider_groups {
+            let (group, prefixes) = provider_group_of(group);
+            repository.set_provider_group(group, prefixes);
         }
         repository.advance(policy.revision);
         let options = ParseOptions {
@@ -202,6 +208,16 @@ fn group_of(group: &pb::CidrGroup) -> CidrGroup {
         labels: group.labels.clone().into_iter().collect(),
         prefixes: group.prefixes.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
     }
+}
+
+fn provider_group_of(group: &pb::ProviderGroup) -> (AwsGroup, Vec<IpNet>) {
+    let known = AwsGroup {
+        region: group.region.clone(),
+        labels: group.labels.clone().into_iter().collect(),
+        security_group_ids: group.security_group_ids.iter().cloned().collect(),
+        security_group_names: group.security_group_names.iter().cloned().collect(),
+    };
+    (known, group.prefixes.iter().filter_map(|prefix| prefix.parse().ok()).collect())
 }
 
 fn service_of(service: &pb::Service) -> Service {
