@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use specola_testkit::eventually;
@@ -140,6 +141,8 @@ fn agent(name: &str, socket: &str) -> Process {
             name,
             "--synthetic",
             "200",
+            "--ring-size",
+            "65536",
             "--observer-socket",
             socket,
             "--observer-listen",
@@ -230,6 +233,26 @@ fn history_is_the_union_of_the_nodes_in_order() {
         .expect("specola starts");
     let says = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && says.contains("source_port"), "{says}");
+}
+
+#[test]
+fn a_client_in_python_sees_at_the_relay_what_it_sees_at_the_nodes() {
+    let bed = Bed::new();
+    let until = eventually("the nodes have flows", PATIENCE, || {
+        let until = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let seen = bed.ask(&["observe", "-o", "json", "--all"]).lines().count();
+        if seen > 400 { Ok(until) } else { Err(seen) }
+    });
+    let targets = ["relay", "n1", "n2", "n3", "n4"]
+        .map(|name| format!("unix:{}", bed.directory.path().join(format!("{name}.sock")).display()));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let python = cache.expect("HOME is set").join("specola/venv/bin/python");
+    assert!(python.exists(), "{} is missing: run xtask/setup.sh test", python.display());
+    let mut command = Command::new(python);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/relay_union.py")).arg(until.to_string());
+    let said = check(command.args(targets).env("PYTHONDONTWRITEBYTECODE", "1"));
+    assert_eq!(said.matches(" flows ok\n").count(), 4, "{said}");
 }
 
 #[test]
