@@ -27,6 +27,8 @@ use crate::pool::{Peer, Pool};
 use crate::tail::{self, Tail};
 use crate::upstream::Upstream;
 
+mod told;
+
 /// What all answers of a relay share.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
@@ -55,6 +57,8 @@ pub(crate) struct FlowStream {
     /// Names by what is wrong with them, not yet told.
     errors: BTreeMap<String, Vec<String>>,
     states: BTreeMap<i32, Vec<String>>,
+    /// Flows handed on since they were asked for.
+    flows: u64,
     opened_ns: u64,
     /// A follower that has just got something gets nothing until then, ns: what comes meanwhile goes out at once.
     rest_ns: u64,
@@ -110,7 +114,6 @@ impl FlowStream {
         if request.number > EVERYTHING && !request.follow {
             request.number = 0;
         }
-        context.counters.open.inc();
         let mut stream = Self {
             merge: Merge::new(context.limits, request.follow),
             changes,
@@ -123,6 +126,7 @@ impl FlowStream {
             newest,
             errors: BTreeMap::new(),
             states: BTreeMap::new(),
+            flows: 0,
             opened_ns: now_ns(),
             rest_ns: 0,
             parked: 0,
@@ -139,7 +143,12 @@ impl FlowStream {
         (self.nodes.len() - failed, failed)
     }
 
-    /// The next messages; `None` at the end.
+    /// Number of flows in the messages since the last call.
+    pub(crate) const fn take_flows(&mut self) -> u64 {
+        std::mem::replace(&mut self.flows, 0)
+    }
+
+    /// The next messages; `None` at the end. Nothing is lost when this is dropped while it waits.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Status>> {
         self.rest().await;
         while !self.is_done {
@@ -252,26 +261,6 @@ impl FlowStream {
         );
     }
 
-    /// Writes what nodes did.
-    fn tell(&mut self, out: &mut Vec<u8>) {
-        for id in self.merge.take_newly_skewed() {
-            let (Some(node), Some(skew_ns)) = (self.nodes.get(id as usize), self.merge.skew_ns(id)) else {
-                continue;
-            };
-            self.errors.entry(skew_message(skew_ns)).or_default().push(node.name.clone());
-        }
-        if self.states.is_empty() && self.errors.is_empty() {
-            return;
-        }
-        let name = self.context.name.clone();
-        for (state, names) in std::mem::take(&mut self.states) {
-            push_frame(&marks::node_status(&name, state, names, String::new()), &[], out);
-        }
-        for (message, names) in std::mem::take(&mut self.errors) {
-            push_frame(&marks::node_status(&name, NodeState::NodeError.into(), names, message), &[], out);
-        }
-    }
-
     /// Writes what may leave.
     fn release(&mut self, out: &mut Vec<u8>) {
         let now_ns = now_ns();
@@ -293,7 +282,7 @@ impl FlowStream {
                     marks::late(released.late_ns, skew_ns.unwrap_or(0), &mut more);
                     counters.late.inc_by(u64::from(released.late_ns > 0));
                 }
-                counters.flows.inc();
+                self.flows += 1;
                 self.remaining = self.remaining.map(|remaining| remaining - 1);
             }
             match &mut self.newest {
@@ -426,49 +415,6 @@ impl FlowStream {
             node.refusal = Some(status);
         }
     }
-
-    /// What the answer covers, for the trailers.
-    pub(crate) fn coverage(&self) -> Vec<(&'static str, String)> {
-        let (mut missing, mut partial) = (Vec::new(), 0);
-        for node in &self.nodes {
-            match node.state {
-                NodeStream::Failed => missing.push(node.name.as_str()),
-                _ => partial += usize::from(!node.is_whole),
-            }
-        }
-        let counts = self.merge.counts();
-        let stopped_early = self.remaining == Some(0);
-        let is_whole = missing.is_empty() && (partial == 0 || stopped_early) && counts.lost == 0;
-        let mut trailers = vec![
-            ("specola-coverage", if is_whole { "whole" } else { "part" }.to_owned()),
-            ("specola-coverage-nodes", (self.nodes.len() - missing.len()).to_string()),
-            ("specola-coverage-nodes-missing", missing.len().to_string()),
-            ("specola-coverage-nodes-partial", partial.to_string()),
-            ("specola-coverage-skewed", self.merge.skewed().to_string()),
-            ("specola-coverage-late", counts.late.to_string()),
-            ("specola-coverage-lost", counts.lost.to_string()),
-        ];
-        if !missing.is_empty() {
-            missing.truncate(NAMED);
-            trailers.push(("specola-coverage-missing", missing.join(",")));
-        }
-        trailers
-    }
-}
-
-impl Drop for FlowStream {
-    fn drop(&mut self) {
-        self.context.counters.open.dec();
-    }
-}
-
-/// What is said of a node whose flows come so much later than those of others, ns.
-fn skew_message(skew_ns: i64) -> String {
-    let seconds = skew_ns.unsigned_abs().div_ceil(1_000_000_000);
-    let way = if skew_ns < 0 { "ahead of" } else { "behind" };
-    format!(
-        "the clock is about {seconds} s {way} other nodes': its flows are not in order of time, set its clock"
-    )
 }
 
 fn read(mut upstream: Box<Upstream>) -> BoxFuture<'static, Event> {
@@ -487,7 +433,5 @@ const REST_NS: u64 = 2_000_000;
 const LONGEST_REST: Duration = Duration::from_millis(5);
 /// Room for an answer that is larger than what else is held, bytes.
 const SMALL: usize = 2 << 10;
-/// Nodes that are named in a trailer.
-const NAMED: usize = 50;
 /// A number from which on a client means all flows.
 const EVERYTHING: u64 = 1 << 40;

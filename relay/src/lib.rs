@@ -14,6 +14,7 @@ mod newest;
 mod observer;
 mod pool;
 mod serve;
+mod shared;
 mod tail;
 mod upstream;
 

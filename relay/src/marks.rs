@@ -1,7 +1,7 @@
 //! What the relay says itself, as fields behind those of a peer's answer or as answers of its own.
 
 use prost::Message;
-use specola_proto::flow::Flow;
+use specola_proto::flow::{Flow, LostEvent, LostEventSource};
 use specola_proto::google::{Any, Timestamp};
 use specola_proto::observer::{GetFlowsResponse, get_flows_response::ResponseTypes};
 use specola_proto::relay::NodeStatusEvent;
@@ -28,6 +28,21 @@ pub(crate) fn rename(name: &str, is_flow: bool, out: &mut Vec<u8>) {
     let answer =
         GetFlowsResponse { node_name: name.to_owned(), time: None, response_types: is_flow.then_some(flow) };
     out.extend_from_slice(&answer.encode_to_vec());
+}
+
+/// Flows that the relay had and one client was too slow for.
+pub(crate) fn lost(relay: &str, count: u64) -> Vec<u8> {
+    let event = LostEvent {
+        source: LostEventSource::ObserverEventsQueue.into(),
+        num_events_lost: count,
+        ..LostEvent::default()
+    };
+    let answer = GetFlowsResponse {
+        node_name: relay.to_owned(),
+        time: Some(Timestamp::from_unix_nanos(i64::try_from(now_ns()).unwrap_or(i64::MAX))),
+        response_types: Some(ResponseTypes::LostEvents(event)),
+    };
+    answer.encode_to_vec()
 }
 
 /// A message about nodes.

@@ -28,8 +28,10 @@ use tonic_prost::ProstCodec;
 
 use crate::dial::Link;
 use crate::flows::{Context, FlowStream};
+use crate::metrics::Counters;
 use crate::now_ns;
 use crate::pool::Peer;
+use crate::shared::{self, Follower, Hubs};
 
 /// Largest request, bytes.
 pub(crate) const MAX_REQUEST: usize = 256 << 10;
@@ -48,6 +50,55 @@ const GET_FLOWS: &str = "/observer.Observer/GetFlows";
 pub(crate) struct RelayObserver {
     pub(crate) context: Context,
     pub(crate) version: String,
+    pub(crate) hubs: Arc<Hubs>,
+}
+
+/// Where the flows of an answer come from.
+enum FlowSource {
+    Own(Box<FlowStream>),
+    Shared(Follower),
+}
+
+/// One answer to GetFlows.
+struct Flows {
+    source: FlowSource,
+    counters: Arc<Counters>,
+}
+
+impl Flows {
+    fn new(source: FlowSource, counters: &Arc<Counters>) -> Self {
+        counters.open.inc();
+        Self { source, counters: Arc::clone(counters) }
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+        let (piece, flows) = match &mut self.source {
+            FlowSource::Own(stream) => (stream.next().await, stream.take_flows()),
+            FlowSource::Shared(follower) => (follower.next().await, follower.take_flows()),
+        };
+        self.counters.flows.inc_by(flows);
+        piece
+    }
+
+    fn asked(&self) -> (usize, usize) {
+        match &self.source {
+            FlowSource::Own(stream) => stream.asked(),
+            FlowSource::Shared(follower) => follower.asked(),
+        }
+    }
+
+    fn coverage(&self) -> Vec<(&'static str, String)> {
+        match &self.source {
+            FlowSource::Own(stream) => stream.coverage(),
+            FlowSource::Shared(follower) => follower.coverage(),
+        }
+    }
+}
+
+impl Drop for Flows {
+    fn drop(&mut self) {
+        self.counters.open.dec();
+    }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -82,14 +133,19 @@ impl RelayObserver {
         futures::stream::iter(peers).map(ask).buffered(ASKED_AT_ONCE).collect().await
     }
 
-    fn open_flows(&self, request: Request<pb::GetFlowsRequest>) -> Result<Response<FlowStream>, Status> {
+    fn open_flows(&self, request: Request<pb::GetFlowsRequest>) -> Result<Response<Flows>, Status> {
         admit(&request)?;
         let authorization = request.metadata().as_ref().get(http::header::AUTHORIZATION).cloned();
         let request = request.into_inner();
         if request.first && request.follow {
             return Err(Status::invalid_argument("first cannot be specified with follow"));
         }
-        let stream = FlowStream::open(self.context.clone(), request, authorization);
+        let stream = if shared::can_share(&request) {
+            FlowSource::Shared(self.hubs.follow(&self.context, request, authorization))
+        } else {
+            FlowSource::Own(Box::new(FlowStream::open(self.context.clone(), request, authorization)))
+        };
+        let stream = Flows::new(stream, &self.context.counters);
         let (asked, missing) = stream.asked();
         let mut response = self.reply(stream);
         for (name, count) in [("specola-coverage-nodes", asked), ("specola-coverage-nodes-missing", missing)]
@@ -282,7 +338,7 @@ where
     Ok(request)
 }
 
-fn respond(answer: Response<FlowStream>) -> http::Response<Body> {
+fn respond(answer: Response<Flows>) -> http::Response<Body> {
     let (metadata, stream, extensions) = answer.into_parts();
     let mut response = http::Response::new(Body::new(StreamBody::new(frames(stream))));
     *response.headers_mut() = metadata.into_headers();
@@ -292,7 +348,7 @@ fn respond(answer: Response<FlowStream>) -> http::Response<Body> {
 }
 
 /// The pieces as DATA, then status and coverage as trailers.
-fn frames(stream: FlowStream) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
+fn frames(stream: Flows) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
     futures::stream::unfold(Some(stream), async |stream| {
         let mut stream = stream?;
         let status = match stream.next().await {

@@ -75,7 +75,8 @@ impl Relay {
             drain: life.drain(),
         };
         spawn_metrics(config, &mut life, &context).await?;
-        let observer = RelayObserver { context, version: build_info().semver().to_string() };
+        let observer =
+            RelayObserver { context, version: build_info().semver().to_string(), hubs: Arc::default() };
         let (health, health_service) = tonic_health::server::health_reporter();
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
@@ -154,26 +155,25 @@ async fn spawn_metrics(config: &RelayConfig, life: &mut Lifecycle, context: &Con
     Ok(())
 }
 
-/// Not ready until a peer is connected.
+/// Not ready while no peer is connected, or a peer service does not answer.
 async fn tell_readiness(
     pool: Pool,
     readiness: specola_lifecycle::Readiness,
     drain: Drain,
 ) -> Result<(), std::convert::Infallible> {
-    let gate = readiness.gate("a peer");
+    let mut gate = Some(readiness.gate("a peer"));
     let mut changes = pool.changes();
     loop {
-        if is_serving(&pool) {
-            gate.open();
-            break;
+        match (is_serving(&pool), gate.take()) {
+            (true, Some(closed)) => closed.open(),
+            (false, None) => gate = Some(readiness.gate("a peer")),
+            (_, unchanged) => gate = unchanged,
         }
         tokio::select! {
             () = drain.signalled() => return Ok(()),
-            changed = changes.changed() => if changed.is_err() { break },
+            changed = changes.changed() => if changed.is_err() { return Ok(()) },
         }
     }
-    drain.signalled().await;
-    Ok(())
 }
 
 fn is_serving(pool: &Pool) -> bool {

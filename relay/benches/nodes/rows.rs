@@ -16,6 +16,7 @@ use crate::synthetic::{Plan, now_ns, peer_socket};
 
 mod curve;
 mod faults;
+mod followers;
 mod real;
 
 /// Measures what has `only` in its name, or everything.
@@ -27,6 +28,9 @@ pub(crate) fn run(only: Option<&str>) -> anyhow::Result<()> {
     }
     if wants("curve") {
         tables.push(curve::table()?);
+    }
+    if wants("followers") {
+        tables.push(followers::table()?);
     }
     if wants("faults") {
         tables.push(faults::table()?);
