@@ -25,11 +25,16 @@ pub(crate) enum FqdnCommand {
 #[derive(Subcommand)]
 pub(crate) enum CacheCommand {
     /// List names with their addresses, and who selects by them.
+    #[command(after_help = "Examples:\n  specola fqdn cache list -o json")]
     List(ListArgs),
     /// Set the addresses of a name, besides those of documents; kept across restarts of the agent.
+    #[command(after_help = "Examples:\n  specola fqdn cache set api.example.org 192.0.2.7 2001:db8::7")]
     Set(SetArgs),
     /// Take names back that were set.
-    #[command(visible_alias = "clean")]
+    #[command(
+        visible_alias = "clean",
+        after_help = "Examples:\n  specola fqdn cache delete api.example.org\n  specola fqdn cache delete '*.example.org'"
+    )]
     Delete(DeleteArgs),
 }
 

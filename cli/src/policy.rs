@@ -28,10 +28,17 @@ pub(crate) use why::{WhyArgs, run as why};
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Show the policies in force, or one of them as it was read.
+    #[command(
+        after_help = "Examples:\n  specola policy get --sandbox shop\n  specola policy get shop/db-closed"
+    )]
     Get(GetArgs),
     /// Check files of policies without a cluster; exit code 1 when one has an error.
+    #[command(
+        after_help = "Examples:\n  specola policy validate policies/\n  kubectl get cnp -A -o yaml | specola policy validate -"
+    )]
     Validate(ValidateArgs),
     /// Say why a connection passes or not: the rules that decide, and the smallest change that turns it.
+    #[command(after_help = why::EXAMPLES)]
     Why(Box<WhyArgs>),
     /// List the policies in force with the endpoints that have them, or those of files.
     #[command(after_help = list::EXAMPLES)]
@@ -47,6 +54,9 @@ pub(crate) enum PolicyCommand {
     /// Play cases: clusters, policies, and what shall become of connections; exit code 1 when one fails.
     ///
     /// The format is described in docs/policy-test.md. No cluster is needed.
+    #[command(
+        after_help = "Examples:\n  specola policy test examples/policy-test/cases.yaml\n  specola policy test cases.yaml --datapath -o junit"
+    )]
     Test(test::TestArgs),
 }
 

@@ -18,10 +18,15 @@ use crate::target::AdminArgs;
 #[derive(Subcommand)]
 pub(crate) enum AuditCommand {
     /// List what is in audit mode, and what says so.
+    #[command(after_help = "Examples:\n  specola policy audit list --sandbox shop")]
     List(ListArgs),
     /// Let what a policy, or those of a namespace's endpoints, would drop pass, and report it as AUDIT.
+    #[command(
+        after_help = "Examples:\n  specola policy audit on shop/db-closed\n  specola policy audit on --namespace shop"
+    )]
     On(SwitchArgs),
     /// Drop it again.
+    #[command(after_help = "Examples:\n  specola policy audit off shop/db-closed")]
     Off(SwitchArgs),
 }
 

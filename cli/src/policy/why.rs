@@ -110,6 +110,13 @@ async fn why(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  specola policy why --from shop/web --to shop/db --port 5432/tcp
+  specola policy why --from shop/web --to api.example.org --port 443/tcp --sandbox shop
+  specola policy why --from other/rogue --to shop/db --port 5432/tcp --file cluster.yaml   without a cluster
+  specola policy why $(specola observe --verdict DROPPED --last 5 -o json | jq -r .flow.uuid)";
+
 /// The connections that the arguments name.
 async fn asked(args: &WhyArgs) -> anyhow::Result<Vec<Asked>> {
     if !args.flow.is_empty() {
