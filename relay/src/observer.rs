@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
 use prost::bytes::Bytes;
 use specola_proto::observer::{
     self as pb,
@@ -16,15 +14,13 @@ use specola_proto::observer::{
     observer_server::{Observer, ObserverServer},
 };
 use specola_proto::relay::NodeState;
-use specola_serve::ConnectionInfo;
+use specola_serve::{ConnectionInfo, Pieces, read_request, respond};
 use tokio::time::timeout;
 use tonic::body::Body;
-use tonic::codec::{Codec as _, Streaming};
 use tonic::codegen::{Body as HttpBody, BoxFuture, Context as TaskContext, Poll, Service, StdError, http};
-use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
-use tonic_prost::ProstCodec;
 
 use crate::dial::Link;
 use crate::flows::{Context, FlowStream};
@@ -311,7 +307,7 @@ where
         }
         let observer = self.observer.clone();
         Box::pin(async move {
-            let answered = match read_request(request).await {
+            let answered = match read_request::<pb::GetFlowsRequest, _>(request, MAX_REQUEST).await {
                 Ok(request) => observer.open_flows(request),
                 Err(status) => Err(status),
             };
@@ -320,52 +316,15 @@ where
     }
 }
 
-async fn read_request<B>(request: http::Request<B>) -> Result<Request<pb::GetFlowsRequest>, Status>
-where
-    B: HttpBody + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    let (parts, body) = request.into_parts();
-    if parts.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
-        return Err(Status::unimplemented("compressed requests are not supported: send them as they are"));
+impl Pieces for Flows {
+    async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+        Self::next(self).await
     }
-    let decoder = ProstCodec::<pb::GetFlowsRequest, pb::GetFlowsRequest>::default().decoder();
-    let mut messages = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST));
-    let message = messages.message().await?.ok_or_else(|| Status::internal("the request has no message"))?;
-    let mut request = Request::new(message);
-    *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
-    *request.extensions_mut() = parts.extensions;
-    Ok(request)
-}
 
-fn respond(answer: Response<Flows>) -> http::Response<Body> {
-    let (metadata, stream, extensions) = answer.into_parts();
-    let mut response = http::Response::new(Body::new(StreamBody::new(frames(stream))));
-    *response.headers_mut() = metadata.into_headers();
-    *response.extensions_mut() = extensions;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-    response
-}
-
-/// The pieces as DATA, then status and coverage as trailers.
-fn frames(stream: Flows) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
-    futures::stream::unfold(Some(stream), async |stream| {
-        let mut stream = stream?;
-        let status = match stream.next().await {
-            Some(Ok(bytes)) => return Some((Ok(Frame::data(bytes)), Some(stream))),
-            Some(Err(status)) => status,
-            None => Status::ok(""),
+    fn trailers(&self) -> http::HeaderMap {
+        let header = |(name, value)| {
+            Some((http::HeaderName::from_static(name), http::HeaderValue::try_from(value).ok()?))
         };
-        let mut trailers = http::HeaderMap::new();
-        if status.add_header(&mut trailers).is_err() {
-            // A text that no header can carry; the code can.
-            trailers.insert("grpc-status", http::HeaderValue::from(status.code() as i32));
-        }
-        for (name, value) in stream.coverage() {
-            if let Ok(value) = http::HeaderValue::try_from(value) {
-                trailers.insert(name, value);
-            }
-        }
-        Some((Ok(Frame::trailers(trailers)), None))
-    })
+        self.coverage().into_iter().filter_map(header).collect()
+    }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod grpc;
 mod http;
 mod io;
 mod listen;
@@ -9,6 +10,7 @@ mod scrapes;
 mod tls;
 
 pub use connection::{ConnectionInfo, Guarded};
+pub use grpc::{Pieces, read_request, respond};
 pub use http::{HttpListener, HttpServer, Refresh};
 pub use io::Io;
 pub use listen::{ListenConfig, ListenError, Listeners};

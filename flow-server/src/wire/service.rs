@@ -2,20 +2,16 @@
 
 use std::{convert::Infallible, fmt, pin::Pin};
 
-use futures::{FutureExt, Stream, StreamExt};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
+use futures::{FutureExt, Stream};
 use prost::bytes::Bytes;
 use specola_proto::observer::{GetFlowsRequest, observer_server::ObserverServer};
+use specola_serve::{read_request, respond};
 use tonic::{
-    Request, Status,
+    Status,
     body::Body,
-    codec::{Codec, Streaming},
     codegen::{Body as HttpBody, BoxFuture, Context, Poll, Service, StdError, http},
-    metadata::MetadataMap,
     server::NamedService,
 };
-use tonic_prost::ProstCodec;
 
 use crate::{observer::ObserverService, serve::MAX_REQUEST};
 
@@ -79,54 +75,7 @@ where
     B: HttpBody + Send + 'static,
     B::Error: Into<StdError> + Send + 'static,
 {
-    let request = read_request(request).await?;
-    let (metadata, chunks, extensions) = observer.open_flows(request).await?.into_parts();
-    let mut response = http::Response::new(Body::new(StreamBody::new(frames(chunks))));
-    *response.headers_mut() = metadata.into_headers();
-    *response.extensions_mut() = extensions;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-    Ok(response)
-}
-
-async fn read_request<B>(request: http::Request<B>) -> Result<Request<GetFlowsRequest>, Status>
-where
-    B: HttpBody + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    let (parts, body) = request.into_parts();
-    if parts.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
-        let mut refusal =
-            Status::unimplemented("compressed requests are not supported: send them as they are");
-        refusal.metadata_mut().insert("grpc-accept-encoding", "identity".parse().expect("plain ASCII"));
-        return Err(refusal);
-    }
-    let decoder = ProstCodec::<GetFlowsRequest, GetFlowsRequest>::default().decoder();
-    let mut messages = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST));
-    let message = messages.message().await?.ok_or_else(|| Status::internal("the request has no message"))?;
-    let mut request = Request::new(message);
-    *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
-    *request.extensions_mut() = parts.extensions;
-    Ok(request)
-}
-
-/// The chunks as DATA, then the status as trailers.
-fn frames(chunks: FlowChunks) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
-    futures::stream::unfold(Some(chunks), async |chunks| {
-        let mut chunks = chunks?;
-        let end = match chunks.next().await {
-            Some(Ok(bytes)) => return Some((Ok(Frame::data(bytes)), Some(chunks))),
-            Some(Err(status)) => status,
-            None => Status::ok(""),
-        };
-        Some((Ok(Frame::trailers(trailers(&end))), None))
-    })
-}
-
-fn trailers(status: &Status) -> http::HeaderMap {
-    let mut headers = http::HeaderMap::new();
-    match status.add_header(&mut headers) {
-        Ok(()) => headers,
-        // A text that no header can carry; the code can.
-        Err(_) => trailers(&Status::new(status.code(), "")),
-    }
+    let request = read_request::<GetFlowsRequest, _>(request, MAX_REQUEST).await?;
+    // What the answer held is in the status that ends it.
+    Ok(respond(observer.open_flows(request).await?))
 }
