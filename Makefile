@@ -13,7 +13,7 @@ SPECOLA := $(TARGET)/release/specola
 DEMO_FILE ?= examples/sandbox/shop.yaml
 # Crates with integration tests that need neither root nor bpf().
 UNPRIVILEGED := specola-cli specola-directory specola-flow specola-flow-server specola-labels specola-policy \
-	specola-proto specola-ring
+	specola-proto specola-relay specola-ring
 
 .PHONY: help
 help: ## This list

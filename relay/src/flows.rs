@@ -21,6 +21,7 @@ use crate::envelope::{Answer, Kind, push_frame};
 use crate::marks;
 use crate::merge::{Limits, Merge};
 use crate::metrics::Counters;
+use crate::names;
 use crate::newest::Newest;
 use crate::now_ns;
 use crate::pool::{Peer, Pool};
@@ -250,6 +251,9 @@ impl FlowStream {
             let since = Timestamp::from_unix_nanos(i64::try_from(since_ns).unwrap_or(i64::MAX));
             request.since = Some(since).max(request.since);
             request.number = 0;
+        }
+        if peer.target.renamed {
+            names::localize(&mut request, &node.name);
         }
         self.states.entry(NodeState::NodeConnected.into()).or_default().push(node.name.clone());
         self.merge.add(id, now_ns);

@@ -10,6 +10,7 @@ mod flows;
 mod marks;
 mod merge;
 mod metrics;
+mod names;
 mod newest;
 mod observer;
 mod pool;
