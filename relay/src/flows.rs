@@ -277,6 +277,10 @@ impl FlowStream {
             let node = self.nodes.get(released.source as usize);
             let is_flow = released.answer.kind == Kind::Flow;
             let mut more = Vec::new();
+            if let Some(node) = node {
+                node.peer.counts.flows.fetch_add(u64::from(is_flow), Relaxed);
+                node.peer.counts.late.fetch_add(u64::from(released.late_ns > 0), Relaxed);
+            }
             if let Some(node) = node.filter(|node| node.peer.target.renamed) {
                 marks::rename(&node.name, is_flow, &mut more);
             }
@@ -362,6 +366,9 @@ impl FlowStream {
             if self.merge.waits_for(id) {
                 self.merge.stall(id);
                 self.context.counters.stalled.inc();
+                if let Some(node) = self.nodes.get(id as usize) {
+                    node.peer.counts.stalls.fetch_add(1, Relaxed);
+                }
             }
         }
     }
@@ -383,6 +390,9 @@ impl FlowStream {
                     }
                     if let Kind::Lost(count) = answer.kind {
                         self.context.counters.lost.inc_by(count);
+                        if let Some(node) = self.nodes.get(id as usize) {
+                            node.peer.counts.lost.fetch_add(count, Relaxed);
+                        }
                     }
                     self.merge.push(id, answer, now_ns);
                 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -42,8 +43,21 @@ struct Sources {
 pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) target: Target,
+    pub(crate) counts: PeerCounts,
     state: Mutex<PeerState>,
     task: Mutex<Option<AbortHandle>>,
+}
+
+/// What came from a peer, in all answers together.
+#[derive(Debug, Default)]
+pub(crate) struct PeerCounts {
+    pub(crate) flows: AtomicU64,
+    /// Flows that came after later ones had left.
+    pub(crate) late: AtomicU64,
+    /// Flows that it said were lost.
+    pub(crate) lost: AtomicU64,
+    /// Answers in which it was not waited for any more.
+    pub(crate) stalls: AtomicU64,
 }
 
 /// How it stands with a peer.
@@ -144,6 +158,7 @@ impl Pool {
                         let peer = Arc::new(Peer {
                             name: name.clone(),
                             target,
+                            counts: PeerCounts::default(),
                             state: Mutex::new(PeerState::Connecting),
                             task: Mutex::new(None),
                         });
