@@ -24,7 +24,7 @@ use crate::metrics::Counters;
 use crate::names;
 use crate::newest::Newest;
 use crate::now_ns;
-use crate::pool::{Peer, Pool};
+use crate::pool::{Peer, PeerState, Pool};
 use crate::tail::{self, Tail};
 use crate::upstream::Upstream;
 
@@ -79,6 +79,8 @@ struct Node {
     /// Not to be asked again: it understood and said no.
     refusal: Option<Status>,
     retry_ns: u64,
+    /// The client knows that it is not there.
+    is_told_away: bool,
 }
 
 enum NodeStream {
@@ -227,6 +229,7 @@ impl FlowStream {
             tail: Tail::default(),
             refusal: None,
             retry_ns: 0,
+            is_told_away: false,
         });
         id
     }
@@ -239,11 +242,15 @@ impl FlowStream {
         }
         node.peer = Arc::clone(peer);
         let Some(link) = peer.link() else {
-            if is_first {
+            // One that has just come may be connected in a moment.
+            let is_away = is_first || matches!(peer.state(), PeerState::Failed);
+            if is_away && !node.is_told_away {
+                node.is_told_away = true;
                 self.states.entry(NodeState::NodeUnavailable.into()).or_default().push(node.name.clone());
             }
             return;
         };
+        node.is_told_away = false;
         node.state = NodeStream::Busy;
         let mut request = self.request.clone();
         // Who comes later tells what was since the request, who comes back goes on where it was.

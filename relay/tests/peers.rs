@@ -18,13 +18,14 @@ use specola_flow_server::{
 use specola_lifecycle::{DrainTrigger, drain};
 use specola_proto::flow::FlowFilter;
 use specola_proto::observer::{
-    GetFlowsRequest, GetNodesRequest, Node, get_flows_response::ResponseTypes,
+    GetFlowsRequest, GetFlowsResponse, GetNodesRequest, Node, get_flows_response::ResponseTypes,
     observer_client::ObserverClient,
 };
 use specola_proto::relay::NodeState;
 use specola_relay::{Relay, RelayConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tonic::codec::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 const NAME: &str = "n1.default.hubble-grpc.cilium.io";
@@ -50,7 +51,8 @@ async fn relay(arguments: &[&str]) -> SocketAddr {
 struct Server {
     flows: FlowServer,
     address: Option<SocketAddr>,
-    _kept: (Pipeline, DirectoryWriter, DrainTrigger),
+    drain: DrainTrigger,
+    _kept: (Pipeline, DirectoryWriter),
 }
 
 async fn server(seed: u64, listen: ListenConfig) -> Server {
@@ -65,7 +67,7 @@ async fn server(seed: u64, listen: ListenConfig) -> Server {
     let listeners = Listeners::bind(&listen).await.unwrap();
     let (address, (trigger, watcher), serving) = (listeners.tcp_address(), drain(), flows.clone());
     tokio::spawn(async move { serving.serve(listeners, watcher).await });
-    Server { flows, address, _kept: (pipeline, writer, trigger) }
+    Server { flows, address, drain: trigger, _kept: (pipeline, writer) }
 }
 
 async fn plain(address: SocketAddr) -> ObserverClient<Channel> {
@@ -140,6 +142,46 @@ async fn nodes_of_several_clusters_have_names_of_their_own_and_may_move() {
     wait_nodes(&mut client, |nodes| are_connected(nodes, 2) && nodes[0].address == moved).await;
     east.flows.set_peers(BTreeMap::new());
     wait_nodes(&mut client, |nodes| are_connected(nodes, 1)).await;
+}
+
+/// Reads a stream until it says this of a node.
+async fn wait_state(answers: &mut Streaming<GetFlowsResponse>, wanted: NodeState, node: &str) {
+    let read = async {
+        loop {
+            let answer = answers.message().await.unwrap().expect("the stream goes on");
+            if let Some(ResponseTypes::NodeStatus(event)) = answer.response_types
+                && event.state_change() == wanted
+                && event.node_names.iter().any(|name| name == node)
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("no {wanted:?} of {node}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_learn_that_a_node_is_away_and_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let unix = |name: &str| ListenConfig { unix: Some(dir.path().join(name)), ..ListenConfig::default() };
+    let (leaves, _stays) = (server(1, unix("a")).await, server(2, unix("b")).await);
+    let url = |name: &str| format!("{name}=unix://{}", dir.path().join(name).display());
+    let mut client = plain(relay(&["--peers", &url("a"), "--peers", &url("b")]).await).await;
+    wait_nodes(&mut client, |nodes| are_connected(nodes, 2)).await;
+    let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+    let mut first = client.get_flows(request.clone()).await.unwrap().into_inner();
+    wait_state(&mut first, NodeState::NodeConnected, "a").await;
+    let mut second = client.get_flows(request.clone()).await.unwrap().into_inner();
+    wait_state(&mut second, NodeState::NodeConnected, "b").await;
+    leaves.drain.signal();
+    wait_state(&mut first, NodeState::NodeUnavailable, "a").await;
+    wait_state(&mut second, NodeState::NodeUnavailable, "a").await;
+    let mut third = client.get_flows(request).await.unwrap().into_inner();
+    wait_state(&mut third, NodeState::NodeUnavailable, "a").await;
+    let _back = server(3, unix("a")).await;
+    for follower in [&mut first, &mut second, &mut third] {
+        wait_state(follower, NodeState::NodeConnected, "a").await;
+    }
 }
 
 /// An authority and the certificates that it made.
