@@ -75,7 +75,10 @@ python_packages() {
 packages gcc libc6-dev
 need_cargo
 kernel_toolchain
-[ "$wanted" = build ] || python_packages
+if [ "$wanted" != build ]; then
+    packages tmux
+    python_packages
+fi
 if [ "$wanted" = test ]; then
     packages curl iperf3 iproute2 iputils-ping nftables util-linux
 fi

@@ -16,12 +16,15 @@ mod columns;
 mod config;
 mod endpoint;
 mod error;
+mod examples;
+mod forward;
 mod fqdn;
 mod host_policy;
 mod hubble;
 mod identity;
 mod ingest;
 mod list;
+mod man;
 mod map;
 mod metrics;
 mod node;
@@ -124,6 +127,8 @@ enum Command {
     },
     /// Print the version.
     Version(version::VersionArgs),
+    /// Write the pages of the manual into a directory.
+    Man(man::ManArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Examples:\n  source <(specola completion bash)\n  specola completion zsh > ~/.zfunc/_specola"
@@ -146,9 +151,14 @@ fn main() -> ExitCode {
     specola(&arguments).unwrap_or_else(|error| report(&error))
 }
 
+/// The commands: parsing, help, completions and manual are made of this.
+fn definition() -> clap::Command {
+    examples::with_examples(Cli::command())
+}
+
 fn specola(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     let settings = Settings::read(Personality::Specola, arguments)?;
-    let command = settings.apply(Cli::command())?;
+    let command = settings.apply(definition())?;
     let mut matches = command.get_matches_from(arguments);
     let cli = Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     run(cli.command, &settings)
@@ -182,7 +192,8 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<ExitCode> {
             Ok(hubble::main(&[OsString::from("hubble")].into_iter().chain(arguments).collect::<Vec<_>>()))
         }
         Command::Version(args) => version::run(&args, Personality::Specola),
-        Command::Completion { shell } => completion(shell, Cli::command(), Personality::Specola),
+        Command::Man(args) => man::run(&args, definition()),
+        Command::Completion { shell } => completion(shell, definition(), Personality::Specola),
     }
 }
 
@@ -225,8 +236,55 @@ fn report(error: &anyhow::Error) -> ExitCode {
 mod tests {
     use super::*;
 
+    /// Every command that has none below it, with its words.
+    fn leaves(command: &clap::Command, path: &[String], found: &mut Vec<(String, clap::Command)>) {
+        let below: Vec<_> = command.get_subcommands().filter(|one| !one.is_hide_set()).collect();
+        if below.is_empty() {
+            found.push((path.join(" "), command.clone()));
+        }
+        for one in below {
+            leaves(one, &[path, &[one.get_name().to_owned()]].concat(), found);
+        }
+    }
+
     #[test]
     fn the_definitions_of_commands_fit_together() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_that_are_right() {
+        let mut commands = Vec::new();
+        leaves(&definition(), &[], &mut commands);
+        assert!(commands.len() > 40, "{}", commands.len());
+        for (name, command) in commands {
+            let help = command.clone().render_long_help().to_string();
+            let (_, examples) =
+                help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has no examples"));
+            let lines = examples.lines().take_while(|line| line.starts_with("  "));
+            let own: Vec<_> = lines.filter(|line| line.contains(&format!("specola {name}"))).collect();
+            assert!(!own.is_empty(), "{name} has no example of itself");
+            for line in own {
+                let (_, words) = line.split_once("specola").expect("it is in there");
+                let words = words.trim_start();
+                let end = words.find(['|', '$', ';', '&', '#', '>', ')']).unwrap_or(words.len());
+                // What the shell puts in is as good as any word.
+                let filler = if words[end..].starts_with('$') { "x" } else { "" };
+                // Words behind a gap explain the example.
+                let words = words[..end].trim().split("  ").next().unwrap_or_default();
+                let words = format!("specola {words} {filler}");
+                let parsed = definition().try_get_matches_from(words.split_whitespace());
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_has_a_page_per_command() {
+        let dir = tempfile::tempdir().unwrap();
+        clap_mangen::generate_to(definition(), dir.path()).unwrap();
+        let page = std::fs::read_to_string(dir.path().join("specola-observe.1")).unwrap();
+        assert!(page.contains("aggregate") && page.contains("Examples"), "{page}");
+        assert!(dir.path().join("specola-policy-why.1").exists());
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct MapArgs {
     #[arg(long, value_enum, default_value_t = By::Workload)]
     by: By,
     /// Ask nobody: read flows as JSON lines; - for standard input.
-    #[arg(long, visible_alias = "file", value_name = "FILE", conflicts_with = "sandbox")]
+    #[arg(long, visible_alias = "file", value_name = "FILE", conflicts_with_all = ["sandbox", "port_forward"])]
     input_file: Option<PathBuf>,
     #[command(flatten)]
     target: TargetArgs,

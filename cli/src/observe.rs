@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use specola_proto::flow::FlowFilter;
 
+mod aggregate;
 mod answer;
 mod args;
 mod attach;
@@ -57,6 +58,14 @@ pub(crate) fn run(args: &ObserveArgs, personality: Personality) -> anyhow::Resul
     }
     let targets = args.target.resolve()?;
     let plan = Plan::new(args, jiff::Timestamp::now(), targets.len() > 1, personality)?;
+    let streams: Vec<_> = targets
+        .into_iter()
+        .map(|target| NodeStream::new(target, plan.question(), args.target.timeout))
+        .map(|stream| if personality == Personality::Hubble { stream.once() } else { stream })
+        .collect();
+    if args.live.aggregate {
+        return aggregate::run(streams, &args.live, plan.style);
+    }
     let printer = Printer::new(plan.style, BufWriter::new(io::stdout()), io::stderr());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -65,11 +74,6 @@ pub(crate) fn run(args: &ObserveArgs, personality: Personality) -> anyhow::Resul
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let interrupt = interrupt::listen().context("cannot listen for signals")?;
-        let streams: Vec<_> = targets
-            .into_iter()
-            .map(|target| NodeStream::new(target, plan.question(), args.target.timeout))
-            .map(|stream| if personality == Personality::Hubble { stream.once() } else { stream })
-            .collect();
         if plan.request.follow {
             return follow::run(streams, printer, interrupt).await;
         }

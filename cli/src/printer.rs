@@ -269,6 +269,18 @@ impl<O: Write, E: Write> Printer<O, E> {
     }
 }
 
+/// The line of a flow without its end.
+///
+/// # Errors
+/// It cannot be made.
+pub(crate) fn line(flow: &Flow, style: Style) -> io::Result<String> {
+    let mut text = Vec::new();
+    Printer::new(Style { form: Form::Compact, color: false, ..style }, &mut text, io::sink())
+        .print_flow(flow)?;
+    let text = String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(text.trim_end_matches('\n').to_owned())
+}
+
 impl<O: Write, E: Write> Sink for Printer<O, E> {
     fn take(&mut self, answer: &Answer) -> io::Result<()> {
         match answer {

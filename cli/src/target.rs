@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::authorize::{Authorize, BasicAuthArgs};
 use crate::error::UsageError;
+use crate::forward::{Forward, ForwardArgs};
 use crate::tls::TlsArgs;
 
 /// A connection to a server.
@@ -44,6 +46,8 @@ pub(crate) struct TargetArgs {
     pub(crate) tls: TlsArgs,
     #[command(flatten)]
     pub(crate) auth: BasicAuthArgs,
+    #[command(flatten)]
+    pub(crate) forward: ForwardArgs,
     /// Configuration file [default: config.yaml in $XDG_CONFIG_HOME/specola or ~/.config/specola].
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -116,7 +120,7 @@ impl fmt::Display for Timeout {
 }
 
 /// One server, with the name that messages use for it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// Name of the sandbox's node, or the address as it was given.
     pub(crate) name: String,
@@ -124,6 +128,9 @@ pub(crate) struct Target {
     pub(crate) address: Address,
     /// Who asks.
     pub(crate) authorize: Authorize,
+    /// What leads there, for as long as it is needed.
+    #[expect(dead_code, reason = "held until the last user of the target is gone, which ends it")]
+    pub(crate) forward: Option<Arc<Forward>>,
 }
 
 /// Where a server listens.
@@ -159,11 +166,18 @@ impl TargetArgs {
             return Ok(nodes.into_iter().map(|node| Target::unix(node.name, node.observer)).collect());
         }
         self.tls.check()?;
+        if self.forward.port_forward {
+            let forward = self.forward.start()?;
+            let address = self.address(&forward.address)?;
+            let authorize = self.auth.authorize(matches!(address, Address::Tls(..)))?;
+            let name = forward.address.clone();
+            return Ok(vec![Target { name, address, authorize, forward: Some(Arc::new(forward)) }]);
+        }
         match &self.server {
             Some(server) => {
                 let address = self.address(server)?;
                 let authorize = self.auth.authorize(matches!(address, Address::Tls(..)))?;
-                Ok(vec![Target { name: server.clone(), address, authorize }])
+                Ok(vec![Target { name: server.clone(), address, authorize, forward: None }])
             }
             None => {
                 Ok(vec![Target::unix(format!("unix://{OBSERVER_SOCKET}"), PathBuf::from(OBSERVER_SOCKET))])
@@ -206,7 +220,7 @@ impl AdminArgs {
 impl Target {
     /// A server on a unix socket.
     pub(crate) fn unix(name: String, socket: PathBuf) -> Self {
-        Self { name, address: Address::Unix(socket), authorize: Authorize::default() }
+        Self { name, address: Address::Unix(socket), authorize: Authorize::default(), forward: None }
     }
 
     /// Connects.
@@ -312,7 +326,10 @@ pub(crate) fn sandbox_nodes(name: &str) -> anyhow::Result<Vec<NodeSockets>> {
 }
 
 /// Reads a duration such as `5s`, `500ms` or `1m30s`.
-fn parse_duration<T: From<Duration>>(text: &str) -> Result<T, String> {
+///
+/// # Errors
+/// It has another form, or is not above zero.
+pub(crate) fn parse_duration<T: From<Duration>>(text: &str) -> Result<T, String> {
     let nanos = crate::observe::go_duration(text).filter(|nanos| *nanos > 0);
     let nanos = nanos.and_then(|nanos| u64::try_from(nanos).ok());
     nanos

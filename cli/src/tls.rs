@@ -234,7 +234,8 @@ mod tests {
             (trusting(), Some("")),
         ] {
             let address = Address::Tls(address.clone(), Box::new(args.clone()));
-            let target = Target { name: "server".to_owned(), address, authorize: Authorize::default() };
+            let target =
+                Target { name: "server".to_owned(), address, authorize: Authorize::default(), forward: None };
             let asked = async {
                 let channel = target.connect(Timeout(Duration::from_secs(30))).await?;
                 ObserverClient::new(channel).server_status(ServerStatusRequest::default()).await?;

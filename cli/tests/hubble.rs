@@ -183,3 +183,31 @@ fn a_setting_is_the_default_of_its_flag() {
     let request = &server.requests()[1];
     assert_eq!((request.whitelist.len(), request.whitelist[0].uuid.as_slice()), (1, &["u".to_owned()][..]));
 }
+
+#[test]
+fn a_relay_in_kubernetes_is_reached_through_kubectl() {
+    let home = Home::new();
+    let (_runtime, server) = serve(vec![one("a", End::Done)]);
+    let script = "#!/bin/sh\necho \"$@\" >> \"$HOME/calls\"\ncase \"$*\" in\n*jsonpath*) echo 80;;\n\
+                  *) echo $$ > \"$HOME/pid\"; echo \"Forwarding from $RELAY -> 4245\"; exec sleep 600;;\nesac\n";
+    let kubectl = home.path("kubectl");
+    std::fs::write(&kubectl, script).expect("written");
+    std::fs::set_permissions(&kubectl, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("a program");
+    let path = format!("{}:/usr/bin:/bin", home.0.path().display());
+    let mut command = home.hubble(&["observe", "-P", "--port-forward-port", "0", "--kube-context", "lab"]);
+    let (code, out, err) = run(command.env("PATH", &path).env("RELAY", server.address.to_string()));
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.ends_with("DROPPED (a)\n"), "{out}");
+    let calls = std::fs::read_to_string(home.path("calls")).expect("it was called");
+    assert_eq!(
+        calls,
+        "--namespace kube-system --context lab get service hubble-relay -o jsonpath={.spec.ports[0].port}\n\
+         --namespace kube-system --context lab port-forward --address 127.0.0.1 service/hubble-relay 0:80\n"
+    );
+    let pid = std::fs::read_to_string(home.path("pid")).expect("it ran");
+    assert!(!PathBuf::from(format!("/proc/{}", pid.trim())).exists(), "it ends with the command");
+    let (code, _, err) = run(home.hubble(&["status", "-P"]).env("PATH", "/nonexistent"));
+    assert_eq!(code, Some(1));
+    assert!(err.starts_with("cannot run kubectl; install it"), "{err}");
+}

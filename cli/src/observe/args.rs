@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::aggregate::AggregateArgs;
 use super::flags::FilterFlags;
 use super::time::Layout;
 use crate::target::TargetArgs;
+use crate::traffic::By;
 
 /// Arguments of `observe`.
 #[derive(Args)]
@@ -25,8 +27,10 @@ pub(crate) struct ObserveArgs {
     )]
     pub(crate) attach: Option<specola_agent::Devices>,
     /// Ask nobody: read flows as JSON lines, as `-o json` and exporters write them; - for standard input.
-    #[arg(long, visible_alias = "file", value_name = "FILE", conflicts_with_all = ["sandbox", "attach", "follow"])]
+    #[arg(long, visible_alias = "file", value_name = "FILE", conflicts_with_all = ["sandbox", "attach", "follow", "port_forward"])]
     pub(crate) input_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) live: AggregateArgs,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
     #[command(flatten)]
@@ -60,7 +64,18 @@ impl ObserveArgs {
             use_default_field_masks: true,
             silent_errors: false,
         };
-        Self { what: What::Flows, attach: None, input_file, target, selection, filters, raw_filters, format }
+        let live = AggregateArgs { aggregate: false, by: By::Workload, interval: None };
+        Self {
+            what: What::Flows,
+            attach: None,
+            input_file,
+            live,
+            target,
+            selection,
+            filters,
+            raw_filters,
+            format,
+        }
     }
 }
 
@@ -212,6 +227,7 @@ Examples:
   specola observe --sandbox shop --from-pod shop/frontend --last 50
   specola observe -n shop --not --port 53 -o json
   specola observe --attach eth0 --protocol tcp
+  specola observe --aggregate --sandbox shop
   specola observe agent-events -f
   specola observe --file flows.json --verdict DROPPED -o csv
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,12 +29,32 @@ impl Interrupt {
     }
 }
 
+/// Gives the interrupt as if the user had.
+pub(crate) struct Stopper(Arc<watch::Sender<bool>>);
+
+impl Stopper {
+    /// Ends what waits for the interrupt.
+    pub(crate) fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
 /// Starts to listen. A command that does not end soon after a signal (its output is stuck) is ended.
 ///
 /// # Errors
 /// Handlers cannot be installed.
 pub(crate) fn listen() -> io::Result<Interrupt> {
+    Ok(stoppable()?.0)
+}
+
+/// The same with a second way to give the interrupt.
+///
+/// # Errors
+/// Handlers cannot be installed.
+pub(crate) fn stoppable() -> io::Result<(Interrupt, Stopper)> {
     let (sender, receiver) = watch::channel(false);
+    let sender = Arc::new(sender);
+    let stopper = Stopper(Arc::clone(&sender));
     let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::spawn(async move {
         either(&mut int, &mut term).await;
@@ -44,7 +65,7 @@ pub(crate) fn listen() -> io::Result<Interrupt> {
         }
         process::exit(INTERRUPTED.into());
     });
-    Ok(Interrupt(receiver))
+    Ok((Interrupt(receiver), stopper))
 }
 
 async fn either(int: &mut Signal, term: &mut Signal) {

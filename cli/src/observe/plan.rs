@@ -49,16 +49,16 @@ impl Plan {
     ) -> Result<Self, UsageError> {
         check_format(args)?;
         let filters = filters(&args.filters, &args.raw_filters)?;
-        let (number, limit) = limit(&args.selection, args.input_file.is_some())?;
+        let (number, limit) = limit(&args.selection, args.input_file.is_some() || args.live.aggregate)?;
         let number = if args.what == What::Flows { number } else { check_events(args, &filters, number)? };
         let mut request = GetFlowsRequest {
             number,
             first: matches!(limit, Limit::First(_)),
-            follow: args.selection.follow,
+            follow: args.selection.follow || args.live.aggregate,
             whitelist: filters.allow,
             blacklist: filters.deny,
             field_mask: field_mask(args, personality),
-            extensions: (personality == Personality::Specola)
+            extensions: (personality == Personality::Specola || args.live.aggregate)
                 .then(|| Any::pack(&FlowRequestOptions { extension: true })),
             ..GetFlowsRequest::default()
         };
@@ -186,7 +186,8 @@ fn field_mask(args: &ObserveArgs, personality: Personality) -> Option<FieldMask>
     if !args.format.field_mask.is_empty() {
         return Some(args.format.field_mask.iter().map(|path| path.trim()).collect());
     }
-    let masked = args.format.use_default_field_masks && !args.format.output.is_whole();
+    let is_whole = args.format.output.is_whole() || args.live.aggregate;
+    let masked = args.format.use_default_field_masks && !is_whole;
     let shown = |field: &&str| personality == Personality::Specola || *field != "extensions";
     masked.then(|| SHOWN_FIELDS.iter().copied().filter(shown).collect())
 }

@@ -55,7 +55,7 @@ impl Shared {
 
 fn stream(name: &str, address: std::net::SocketAddr, request: &GetFlowsRequest) -> NodeStream {
     let address = Address::Tcp(address.to_string());
-    let target = Target { name: name.to_owned(), address, authorize: Authorize::default() };
+    let target = Target { name: name.to_owned(), address, authorize: Authorize::default(), forward: None };
     NodeStream::new(target, request.clone().into(), Timeout::default())
 }
 
