@@ -103,23 +103,24 @@ impl LocalIdentities {
     ) -> Result<BTreeMap<LabelSet, NumericIdentity>, LocalIdentityError> {
         let by_text: BTreeMap<String, &LabelSet> =
             wanted.iter().map(|labels| (labels.to_string(), labels)).collect();
-        let mut next = self.state.clone();
-        next.nodes
-            .retain(|text, number| by_text.contains_key(text) || kept.contains(&NumericIdentity(*number)));
-        let mut numbers = BTreeMap::new();
-        for (text, labels) in by_text {
-            let number = match next.nodes.get(&text) {
-                Some(number) => *number,
-                None => next.free_node_number()?,
-            };
-            next.nodes.insert(text, number);
-            numbers.insert(labels.clone(), NumericIdentity(number));
-        }
-        if next.nodes != self.state.nodes {
+        let is_needed = |text: &String, number: &u32| {
+            by_text.contains_key(text) || kept.contains(&NumericIdentity(*number))
+        };
+        let all_known = by_text.keys().all(|text| self.state.nodes.contains_key(text));
+        if !all_known || !self.state.nodes.iter().all(|(text, number)| is_needed(text, number)) {
+            let mut next = self.state.clone();
+            next.nodes.retain(|text, number| is_needed(text, number));
+            for text in by_text.keys().filter(|text| !self.state.nodes.contains_key(*text)) {
+                let number = next.free_node_number()?;
+                next.nodes.insert(text.clone(), number);
+            }
             persist::save_json(&self.path, &next)?;
             self.state = next;
         }
-        Ok(numbers)
+        let number = |(text, labels): (String, &LabelSet)| {
+            Some((labels.clone(), NumericIdentity(*self.state.nodes.get(&text)?)))
+        };
+        Ok(by_text.into_iter().filter_map(number).collect())
     }
 
     /// The numbers of label sets of other nodes.

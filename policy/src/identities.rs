@@ -81,6 +81,11 @@ impl IdentityTable {
         self.labels.iter().map(|(identity, labels)| (*identity, labels))
     }
 
+    /// The same from a number on.
+    pub fn iter_from(&self, first: NumericIdentity) -> impl Iterator<Item = (NumericIdentity, &LabelSet)> {
+        self.labels.range(first..).map(|(identity, labels)| (*identity, labels))
+    }
+
     /// Number of identities.
     pub fn len(&self) -> usize {
         self.labels.len()

@@ -28,9 +28,9 @@ impl Node {
         let known: BTreeSet<NumericIdentity> = self
             .engine
             .identities()
-            .iter()
+            .iter_from(NumericIdentity::REMOTE_NODE_MIN)
             .map(|(identity, _)| identity)
-            .filter(|identity| identity.scope() == Scope::RemoteNode)
+            .take_while(|identity| identity.scope() == Scope::RemoteNode)
             .collect();
         let own = [Label::reserved("host")].into_iter().chain(self.api_server_label(&self.addresses.all));
         let own: LabelSet = own.collect();
