@@ -29,6 +29,11 @@ pub(crate) type PodKey = (String, String);
 pub(crate) struct Shared<T>(Arc<T>);
 
 impl<T> Shared<T> {
+    /// An object that nobody has yet.
+    pub(crate) fn new(object: T) -> Self {
+        Self(Arc::new(object))
+    }
+
     /// The same object.
     pub(crate) fn of(object: &Arc<T>) -> Self {
         Self(Arc::clone(object))

@@ -12,7 +12,7 @@ use crate::desired::{Desired, DesiredDirectory};
 use crate::fs_watch::{Changed, DirWatch};
 use crate::net::{AddressWatch, Net};
 use crate::node::NodeHandle;
-use crate::store::{Contents, DirectoryStore, Store};
+use crate::store::{Contents, DirectoryStore, StoreView};
 use crate::warnings::Warnings;
 
 /// Publishes a new [`Desired`] after each change of the directory.
@@ -71,26 +71,30 @@ pub(crate) struct StoreFollower {
 
 impl StoreFollower {
     pub(crate) async fn run(self, drain: Drain) -> std::io::Result<()> {
+        let mut view = StoreView::new(DirectoryStore::clone(&self.store));
+        let mut changed = Changed::Anything;
         loop {
-            let listed = self.store.watch(&self.watch).and_then(|()| self.store.list());
-            match listed {
-                Ok(contents) => {
-                    self.warnings.set("store listing", None);
-                    self.out.send_if_modified(|current| {
-                        let changed = **current != contents;
-                        if changed {
-                            *current = Arc::new(contents);
-                        }
-                        changed
-                    });
+            let looked = match &changed {
+                Changed::Paths(paths) if paths.iter().all(|path| !path.is_dir()) => view.refresh_paths(paths),
+                // A namespace that comes is to be watched before it is listed.
+                Changed::Paths(paths) => {
+                    self.store.watch(&self.watch).and_then(|()| view.refresh_paths(paths))
                 }
+                Changed::Anything => self.store.watch(&self.watch).and_then(|()| view.refresh()),
+            };
+            match looked {
+                Ok(true) => {
+                    self.warnings.set("store listing", None);
+                    self.out.send_replace(Arc::new(view.contents().clone()));
+                }
+                Ok(false) => self.warnings.set("store listing", None),
                 // What was known stays known: enforced, though maybe stale.
                 Err(error) => self.warnings.set("store listing", Some(error.to_string())),
             }
             tokio::select! {
                 biased;
                 () = drain.signalled() => return Ok(()),
-                changed = self.watch.changed() => drop(changed?),
+                happened = self.watch.changed() => changed = happened?,
             }
         }
     }

@@ -4,6 +4,7 @@
 //! this thread one by one. Each of them ends in one pass of [`reconcile`], which brings kernel, directory and store in
 //! line. So no lock is held anywhere, and no two policy updates can cross.
 
+mod cluster;
 mod endpoints;
 mod entries;
 pub(crate) mod feed;
@@ -23,7 +24,7 @@ mod reconcile;
 mod takeover;
 mod views;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub(crate) use self::kernel::{Kernel, NodeDevices};
 pub(crate) use self::operator::AuditTarget;
 pub(crate) use self::views::{KernelCounts, Wanted, direction_name, lane_name, show_origins};
 
+use self::cluster::ClusterView;
 use self::feed::DirectoryFeed;
 use self::host::HostEndpoint;
 use self::ips::NodeAddresses;
@@ -240,7 +242,11 @@ pub(crate) struct Node {
     /// What the kernel's ipcache holds.
     ips: HashMap<IpNet, IpInfo>,
     /// Identities of the cluster that nobody has any more, and that policies forget after the ipcache.
-    leaving: Vec<NumericIdentity>,
+    leaving: BTreeSet<NumericIdentity>,
+    /// Who has the identities of the cluster, as of the last pass.
+    cluster: ClusterView,
+    /// Identities whose names the directory does not have yet; none = it may lack any.
+    relabelled: Option<BTreeSet<NumericIdentity>>,
     /// Other nodes that have identities of their own, by name.
     peers: BTreeMap<String, NumericIdentity>,
     /// Interfaces may run programs of an earlier build, over its maps: see [`takeover`].
@@ -296,7 +302,9 @@ impl Node {
             ids: Turn::new(1, host::ID - 1),
             slots: Turn::new(1, endpoints::LAST_SLOT),
             ips,
-            leaving: Vec::new(),
+            leaving: BTreeSet::new(),
+            cluster: ClusterView::default(),
+            relabelled: None,
             peers: BTreeMap::new(),
             takes_over,
             retry: false,

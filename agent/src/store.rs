@@ -4,6 +4,7 @@
 //! of a node is filled from the endpoints that the other nodes publish. Losing the store leaves a node stale but
 //! enforced.
 
+mod contents;
 mod directory;
 mod none;
 mod objects;
@@ -11,7 +12,10 @@ mod objects;
 use std::fmt;
 use std::path::PathBuf;
 
-pub(crate) use directory::{DirectoryStore, is_object_name};
+pub(crate) use contents::Contents;
+#[cfg(test)]
+pub(crate) use contents::Objects;
+pub(crate) use directory::{DirectoryStore, StoreView, is_object_name};
 pub(crate) use none::NoStore;
 pub(crate) use objects::{
     Addressing, CiliumEndpoint, CiliumIdentity, CiliumNode, Direction, EndpointIdentity, EndpointStatus,
@@ -54,16 +58,6 @@ impl fmt::Display for Key {
     }
 }
 
-/// Everything in the store at one moment.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Contents {
-    pub(crate) identities: Vec<CiliumIdentity>,
-    pub(crate) endpoints: Vec<CiliumEndpoint>,
-    pub(crate) nodes: Vec<CiliumNode>,
-    /// Objects that could not be read, with the cause.
-    pub(crate) refused: Vec<String>,
-}
-
 /// An object of the store.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Object {
@@ -102,6 +96,8 @@ pub(crate) enum StoreError {
     List { path: PathBuf, cause: std::io::Error },
     #[error("{path}: {message}; correct or remove the file", path = path.display())]
     Decode { path: PathBuf, message: String },
+    #[error("{path}: {message}", path = path.display())]
+    Invalid { path: PathBuf, message: String },
     #[error("cannot encode {key}: {message}")]
     Encode { key: Key, message: String },
     #[error("{0:?} is no valid object name")]

@@ -265,7 +265,7 @@ fn publish(
     let remote = known.into_iter().filter(|(_, (info, _))| info.slot == 0);
     let ips: HashMap<IpNet, IpMeta> =
         remote.map(|(prefix, (info, meta))| (prefix, (NumericIdentity(info.identity), meta))).collect();
-    feed.publish(identities, ips, endpoints).context("filling the directory")
+    feed.publish(identities, None, ips, endpoints).context("filling the directory")
 }
 
 /// The kernel's form of a prefix.

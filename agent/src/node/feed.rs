@@ -1,6 +1,6 @@
 //! Feeds the directory, by which flows get names: only what changed, one snapshot for each batch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,15 +72,24 @@ impl DirectoryFeed {
         self.writer.apply([Change::RemoveInterface(ifindex)])
     }
 
-    /// Publishes identities, addresses and local endpoints as one snapshot.
+    /// Publishes identities, addresses and local endpoints as one snapshot. Of the identities only those are looked at
+    /// that are in `changed`; none = all.
     pub(crate) fn publish(
         &mut self,
         table: &IdentityTable,
+        changed: Option<&BTreeSet<NumericIdentity>>,
         ips: HashMap<IpNet, IpMeta>,
         endpoints: BTreeMap<u16, (EndpointMeta, Vec<IpAddr>)>,
     ) -> Result<(), ChangeError> {
         let mut changes = Vec::new();
-        self.identity_changes(table, &mut changes);
+        match changed {
+            Some(changed) => self.identity_changes(table, changed.iter().copied(), &mut changes),
+            None => {
+                let known: BTreeSet<NumericIdentity> = self.identities.keys().copied().collect();
+                let all = table.iter().map(|(identity, _)| identity).chain(known);
+                self.identity_changes(table, all, &mut changes);
+            }
+        }
         for prefix in self.ips.keys().filter(|prefix| !ips.contains_key(*prefix)) {
             changes.push(Change::RemoveIp(*prefix));
         }
@@ -114,23 +123,27 @@ impl DirectoryFeed {
         self.writer.has_retired()
     }
 
-    fn identity_changes(&mut self, table: &IdentityTable, changes: &mut Vec<Change>) {
-        let next: BTreeMap<NumericIdentity, LabelSet> =
-            table.iter().map(|(identity, labels)| (identity, labels.clone())).collect();
-        let gone = self.identities.keys().filter(|identity| !next.contains_key(identity));
-        changes.extend(gone.map(|identity| Change::RemoveIdentity(*identity)));
-        for (identity, labels) in
-            next.iter().filter(|(identity, labels)| self.identities.get(identity) != Some(labels))
-        {
+    fn identity_changes(
+        &mut self,
+        table: &IdentityTable,
+        concerned: impl Iterator<Item = NumericIdentity>,
+        changes: &mut Vec<Change>,
+    ) {
+        for identity in concerned {
+            let Some(labels) = table.labels(identity) else {
+                if self.identities.remove(&identity).is_some() {
+                    changes.push(Change::RemoveIdentity(identity));
+                }
+                continue;
+            };
+            if self.identities.get(&identity) == Some(labels) {
+                continue;
+            }
+            self.identities.insert(identity, labels.clone());
             let in_cluster = labels.namespace().is_some();
             let cluster_name = if in_cluster { self.cluster_name.clone() } else { String::new() };
-            changes.push(Change::UpsertIdentity {
-                identity: *identity,
-                labels: labels.clone(),
-                cluster_name,
-            });
+            changes.push(Change::UpsertIdentity { identity, labels: labels.clone(), cluster_name });
         }
-        self.identities = next;
     }
 }
 

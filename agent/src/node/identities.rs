@@ -45,43 +45,58 @@ impl Node {
     /// Takes up the identities of the cluster with the named ports of their pods. Those that nobody has any more stay in
     /// the policies until no address has them.
     pub(super) fn learn_identities(&mut self) {
-        let (known, mut ports) = self.cluster_identities();
-        self.leaving = self
-            .engine
-            .identities()
-            .iter()
-            .map(|(identity, _)| identity)
-            .filter(|identity| CLUSTER.contains(&identity.0) && !known.contains_key(identity))
-            .collect();
-        for (identity, labels) in known {
-            self.engine.insert_identity(identity, labels);
-            self.engine.set_named_ports(identity, ports.remove(&identity).unwrap_or_default());
+        let mut own: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
+        for (id, endpoint) in self.endpoints.iter().filter(|(_, endpoint)| endpoint.file.identity != 0) {
+            own.entry(endpoint.file.identity).or_default().push(*id);
+        }
+        let (local, addresses) = (own.keys().copied().collect(), &self.addresses);
+        let concerned = self.cluster.follow(&self.contents, local, |endpoint| addresses.publishes(endpoint));
+        for number in concerned {
+            let own = own.get(&number).map(Vec::as_slice).unwrap_or_default();
+            let (labels, ports) = self.cluster_identity(number, own);
+            let identity = NumericIdentity(number);
+            match labels {
+                Some(labels) => {
+                    self.leaving.remove(&identity);
+                    let is_new = self.engine.insert_identity(identity, labels);
+                    self.note_identity(identity, is_new);
+                    self.engine.set_named_ports(identity, ports);
+                }
+                None if CLUSTER.contains(&number) && self.engine.identities().labels(identity).is_some() => {
+                    self.leaving.insert(identity);
+                }
+                None => {}
+            }
         }
     }
 
-    /// Labels and named ports by identity: from the store, from other nodes' endpoints, from this node's.
-    fn cluster_identities(&self) -> (Known, BTreeMap<NumericIdentity, NamedPorts>) {
-        let numbered =
-            |identity| Some((NumericIdentity(CiliumIdentity::number(identity)?), labels_of(identity)));
-        let mut known: Known = self.contents.identities.iter().filter_map(numbered).collect();
-        let mut ports: BTreeMap<NumericIdentity, NamedPorts> = BTreeMap::new();
-        for endpoint in self.contents.endpoints.iter().filter(|endpoint| !self.addresses.publishes(endpoint))
-        {
-            let identity = &endpoint.status.identity;
-            // An endpoint may arrive before the object of its identity.
-            known.entry(NumericIdentity(identity.id)).or_insert_with(|| parse_labels(&identity.labels));
-            add_ports(ports.entry(NumericIdentity(identity.id)).or_default(), remote_ports(endpoint));
+    /// Notes that names of flows depend on an identity that changed.
+    pub(super) fn note_identity(&mut self, identity: NumericIdentity, has_changed: bool) {
+        if let (true, Some(changed)) = (has_changed, &mut self.relabelled) {
+            changed.insert(identity);
         }
-        for endpoint in self.endpoints.values().filter(|endpoint| endpoint.file.identity != 0) {
-            let identity = NumericIdentity(endpoint.file.identity);
+    }
+
+    /// Labels and named ports of an identity: from this node's endpoints that have it, from the store, from other
+    /// nodes' endpoints.
+    fn cluster_identity(&self, number: u32, own: &[u16]) -> (Option<LabelSet>, NamedPorts) {
+        // An endpoint may arrive before the object of its identity.
+        let mut labels = self.cluster.identity(number).map(labels_of).or_else(|| {
+            self.cluster.holders(number).next().map(|endpoint| parse_labels(&endpoint.status.identity.labels))
+        });
+        let mut ports = NamedPorts::new();
+        for endpoint in self.cluster.holders(number) {
+            add_ports(&mut ports, remote_ports(endpoint));
+        }
+        for endpoint in own.iter().filter_map(|id| self.endpoints.get(id)) {
             if !endpoint.labels.is_empty() {
-                known.insert(identity, endpoint.labels.clone());
+                labels = Some(endpoint.labels.clone());
             }
             let pod = self.desired.pod(&endpoint.file.pod_namespace, &endpoint.file.pod_name);
-            let own = pod.into_iter().flat_map(|pod| pod.named_ports());
-            add_ports(ports.entry(identity).or_default(), own.map(|(name, p, n)| (name, p.to_owned(), n)));
+            let named = pod.into_iter().flat_map(|pod| pod.named_ports());
+            add_ports(&mut ports, named.map(|(name, p, n)| (name, p.to_owned(), n)));
         }
-        (known, ports)
+        (labels, ports)
     }
 
     /// Gives every prefix of the policies in force and of the desired ones an identity. Returns whether some had none.
@@ -130,14 +145,14 @@ impl Node {
             if known.is_none() || names.is_some() || had_names {
                 let labels =
                     cidr_identity_labels(prefix, families).with(names.into_iter().flatten().cloned());
-                learned |= self.engine.insert_identity(identity, labels);
+                let is_new = self.engine.insert_identity(identity, labels);
+                self.note_identity(identity, is_new);
+                learned |= is_new;
             }
         }
         learned
     }
 }
-
-type Known = BTreeMap<NumericIdentity, LabelSet>;
 
 /// The identity labels of an endpoint's pod, when the desired state has the pod.
 fn pod_labels(

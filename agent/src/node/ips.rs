@@ -90,7 +90,7 @@ pub(crate) fn worlds(families: IpFamilies) -> [(IpNet, IpInfo); 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Addressing, CiliumNode, EndpointStatus, NodeAddress, NodeSpec, ObjectMeta};
+    use crate::store::{Addressing, CiliumNode, EndpointStatus, NodeAddress, NodeSpec, ObjectMeta, Objects};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -116,12 +116,12 @@ mod tests {
     #[test]
     fn each_address_has_its_most_certain_owner() {
         let contents = Contents {
-            endpoints: vec![
+            endpoints: Objects::unnamed([
                 remote("10.0.2.5", "172.30.0.3", 300),
                 remote("10.0.1.9", "172.30.0.2", 301),
                 remote("10.0.1.5", "172.30.0.3", 999),
-            ],
-            nodes: vec![peer("n1", "172.30.0.2"), peer("n2", "172.30.0.3")],
+            ]),
+            nodes: Objects::unnamed([peer("n1", "172.30.0.2"), peer("n2", "172.30.0.3")]),
             ..Contents::default()
         };
         let node =

@@ -34,7 +34,8 @@ impl Node {
             .collect();
         let own = [Label::reserved("host")].into_iter().chain(self.api_server_label(&self.addresses.all));
         let own: LabelSet = own.collect();
-        self.engine.insert_identity(NumericIdentity::HOST, own);
+        let is_new = self.engine.insert_identity(NumericIdentity::HOST, own);
+        self.note_identity(NumericIdentity::HOST, is_new);
         let by_name = self.labels_of_peers();
         // Those without labels of their own are reserved identities.
         let reserved = [NumericIdentity::REMOTE_NODE, NumericIdentity::KUBE_APISERVER];
@@ -44,10 +45,12 @@ impl Node {
             .collect();
         let wanted = by_name.values().filter(|labels| !numbers.contains_key(*labels)).cloned().collect();
         for (labels, identity) in self.local_identities.set_nodes(&wanted, &known)? {
-            self.engine.insert_identity(identity, labels.clone());
+            let is_new = self.engine.insert_identity(identity, labels.clone());
+            self.note_identity(identity, is_new);
             numbers.insert(labels, identity);
         }
         let in_use: BTreeSet<NumericIdentity> = numbers.values().copied().collect();
+        self.leaving.retain(|identity| !in_use.contains(identity));
         self.leaving.extend(known.difference(&in_use));
         let number = |(name, labels): (String, LabelSet)| Some((name, *numbers.get(&labels)?));
         self.peers = by_name.into_iter().filter_map(number).collect();
@@ -79,7 +82,7 @@ impl Node {
 
     /// Puts the identities of other nodes in the place of the one that stands for all of them.
     pub(super) fn name_peers(&self, wanted: &mut HashMap<IpNet, IpInfo>) {
-        for peer in &self.contents.nodes {
+        for peer in self.contents.nodes.iter() {
             let Some(identity) = self.peers.get(&peer.metadata.name) else { continue };
             for address in &peer.spec.addresses {
                 if let Some(info) = wanted.get_mut(&IpNet::from(address.ip))

@@ -1,7 +1,7 @@
 //! What others shall know: names for the directory, objects for the store, routes for the route task, numbers for
 //! the metrics.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -37,7 +37,9 @@ impl Node {
     pub(super) fn publish_directory(&mut self) {
         let ips = self.ip_metas();
         let endpoints = self.endpoint_metas();
-        let result = self.feed.publish(self.engine.identities(), ips, endpoints);
+        let changed = self.relabelled.take();
+        let result = self.feed.publish(self.engine.identities(), changed.as_ref(), ips, endpoints);
+        self.relabelled = result.is_ok().then(BTreeSet::new);
         self.warnings.set("directory", result.err().map(|error| error.to_string()));
     }
 
@@ -60,7 +62,7 @@ impl Node {
     fn ip_metas(&self) -> HashMap<IpNet, IpMeta> {
         let mut metas: HashMap<IpNet, IpMeta> =
             self.local_identities.iter().map(|(prefix, identity)| (prefix, (identity, None))).collect();
-        for peer in &self.contents.nodes {
+        for peer in self.contents.nodes.iter() {
             let own = peer.metadata.name == self.settings.node_name;
             let identity = if own { NumericIdentity::HOST } else { self.peer_identity(&peer.metadata.name) };
             let addresses = peer.spec.addresses.iter().map(|address| IpNet::from(address.ip));
@@ -138,7 +140,7 @@ impl Node {
         }
         for (id, object) in wanted.into_values() {
             let Some(endpoint) = self.endpoints.get_mut(&id) else { continue };
-            let is_stored = || self.contents.endpoints.contains(&object);
+            let is_stored = || self.contents.endpoints.iter().any(|stored| *stored == object);
             // Contents that were read before the object was written say nothing about it.
             let is_current = endpoint.published.as_ref().is_some_and(|(published, version)| {
                 *published == object && (*version >= self.contents_version || is_stored())

@@ -170,9 +170,11 @@ impl Node {
         self.kernel.wait_for_readers();
         for number in self.local_identities.remove(&unneeded)? {
             self.engine.remove_identity(NumericIdentity(number));
+            self.note_identity(NumericIdentity(number), true);
         }
         for identity in std::mem::take(&mut self.leaving) {
             self.engine.remove_identity(identity);
+            self.note_identity(identity, true);
         }
         self.seen.named = Some(Named::of(self));
         // Flows of the next pass must not find their names.

@@ -371,8 +371,8 @@ fn an_endpoint_is_closed_until_its_labels_are_known_and_then_ready() {
     assert_eq!((found.identity, found.endpoint), (256, id));
     fixture.pass();
     let contents = fixture.store.list().expect("lists");
-    assert_eq!(contents.endpoints[0].status.state, "ready");
-    assert_eq!(contents.nodes[0].metadata.name, "n1");
+    assert_eq!(contents.endpoints.iter().next().expect("one").status.state, "ready");
+    assert_eq!(contents.nodes.iter().next().expect("one").metadata.name, "n1");
 }
 
 #[test]

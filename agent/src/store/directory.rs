@@ -7,13 +7,17 @@
 //! identity-index/<sha256 of the label set>      contains the number
 //! ```
 
+mod view;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CiliumEndpoint, CiliumIdentity, Contents, Key, Kind, Object, ObjectMeta, Store, StoreError};
+pub(crate) use self::view::StoreView;
+use super::{CiliumIdentity, Contents, Key, Kind, Object, Store, StoreError};
 use crate::fs_watch::DirWatch;
 use crate::persist;
 
@@ -92,21 +96,6 @@ impl DirectoryStore {
         Ok((path, text))
     }
 
-    fn identities(&self, refused: &mut Vec<String>) -> Result<Vec<CiliumIdentity>, StoreError> {
-        let mut identities: Vec<CiliumIdentity> = read_objects(&self.dir(Kind::Identity), refused)?;
-        identities.retain(|identity| {
-            let valid = identity.number().is_some_and(|number| IDENTITY_RANGE.contains(&number));
-            if !valid {
-                let (first, last) = IDENTITY_RANGE.into_inner();
-                let name = &identity.metadata.name;
-                refused.push(format!("CiliumIdentity {name}: the name is no number from {first} to {last}"));
-            }
-            valid
-        });
-        identities.sort_by_key(CiliumIdentity::number);
-        Ok(identities)
-    }
-
     fn indexed(&self, index: &Path, labels: &[String]) -> Result<Option<u32>, StoreError> {
         let Some(text) = persist::read(index)? else { return Ok(None) };
         let Ok(number) = text.trim().parse::<u32>() else {
@@ -133,18 +122,19 @@ impl DirectoryStore {
 
     /// A number whose object has exactly these labels and is not in the index yet, or a new object.
     fn claimable(&self, labels: &[String]) -> Result<(u32, bool), StoreError> {
-        let identities = self.identities(&mut Vec::new())?;
+        let contents = self.list()?;
+        let identities = contents.identities;
         let wanted = CiliumIdentity::new(0, labels).security_labels;
         if let Some(found) = identities.iter().find(|identity| identity.security_labels == wanted) {
             return Ok((found.number().unwrap_or_default(), false));
         }
         let (first, last) = (*IDENTITY_RANGE.start(), *IDENTITY_RANGE.end());
-        let taken: Vec<u32> = identities.iter().filter_map(CiliumIdentity::number).collect();
+        let taken: BTreeSet<u32> = identities.iter().filter_map(CiliumIdentity::number).collect();
         let highest = taken.iter().copied().filter(|number| IDENTITY_RANGE.contains(number)).max();
         let start = highest.map_or(first, |number| number + 1);
         // Fresh numbers first; holes only when the range is used up.
         for number in (start..=last).chain(first..start.min(last)) {
-            if taken.binary_search(&number).is_err()
+            if !taken.contains(&number)
                 && self.create(&Object::Identity(CiliumIdentity::new(number, labels)))?
             {
                 return Ok((number, true));
@@ -156,25 +146,9 @@ impl DirectoryStore {
 
 impl Store for DirectoryStore {
     fn list(&self) -> Result<Contents, StoreError> {
-        let mut refused = Vec::new();
-        let identities = self.identities(&mut refused)?;
-        let nodes = read_objects(&self.dir(Kind::Node), &mut refused)?;
-        let mut endpoints = Vec::new();
-        for dir in subdirectories(&self.dir(Kind::Endpoint))? {
-            endpoints.extend(read_objects(&dir, &mut refused)?);
-        }
-        // An endpoint that claims to be the host, say, would pass every policy.
-        endpoints.retain(|endpoint: &CiliumEndpoint| {
-            let identity = endpoint.status.identity.id;
-            let valid = IDENTITY_RANGE.contains(&identity);
-            if !valid {
-                let ObjectMeta { namespace, name, .. } = &endpoint.metadata;
-                refused
-                    .push(format!("CiliumEndpoint {namespace}/{name}: {identity} is no identity of a pod"));
-            }
-            valid
-        });
-        Ok(Contents { identities, endpoints, nodes, refused })
+        let mut view = StoreView::new(self.clone());
+        view.refresh()?;
+        Ok(view.contents().clone())
     }
 
     fn create(&self, object: &Object) -> Result<bool, StoreError> {
@@ -211,21 +185,31 @@ impl Store for DirectoryStore {
     }
 }
 
-fn read_objects<T: DeserializeOwned>(dir: &Path, refused: &mut Vec<String>) -> Result<Vec<T>, StoreError> {
-    let mut objects = Vec::new();
-    for path in entries(dir)? {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !path.is_file() || persist::is_temporary(name) || !name.ends_with(".yaml") {
-            continue;
+/// Whether an object may say what it says. An endpoint that claims to be the host, say, would pass every policy.
+fn check(path: &Path, object: &Object) -> Result<(), StoreError> {
+    let (first, last) = IDENTITY_RANGE.into_inner();
+    let message = match object {
+        Object::Identity(identity) => {
+            let name = &identity.metadata.name;
+            let is_valid = identity.number().is_some_and(|number| IDENTITY_RANGE.contains(&number));
+            if !is_valid {
+                format!("the name {name:?} is no number from {first} to {last}")
+            } else if path.file_stem().and_then(|stem| stem.to_str()) != Some(name) {
+                format!("the object is named {name}; name the file {name}.yaml")
+            } else {
+                return Ok(());
+            }
         }
-        // A file that vanished since the listing is simply gone.
-        let read = persist::read(&path).map_err(StoreError::from);
-        match read.and_then(|text| text.map(|text| decode(&path, &text)).transpose()) {
-            Ok(object) => objects.extend(object),
-            Err(error) => refused.push(error.to_string()),
+        Object::Endpoint(endpoint) => {
+            let identity = endpoint.status.identity.id;
+            if IDENTITY_RANGE.contains(&identity) {
+                return Ok(());
+            }
+            format!("{identity} is no identity of a pod")
         }
-    }
-    Ok(objects)
+        Object::Node(_) => return Ok(()),
+    };
+    Err(StoreError::Invalid { path: path.to_owned(), message })
 }
 
 fn subdirectories(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {

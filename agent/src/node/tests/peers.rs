@@ -105,7 +105,7 @@ fn the_api_server_is_where_its_service_points() {
     let egress = |fixture: &Fixture| {
         let policies = &fixture.kernel.state().policies[&fixture.endpoint(web).file.slot];
         let keys = policies.keys().filter(|key| key.egress == 1);
-        keys.map(|key| key.identity).collect::<std::collections::BTreeSet<u32>>()
+        keys.map(|key| key.identity).collect::<BTreeSet<u32>>()
     };
     assert_eq!(egress(&fixture), [7].into());
     let service = |addresses: &str| {

@@ -2,7 +2,10 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 
 use super::*;
-use crate::store::{Addressing, CiliumNode, EndpointIdentity, EndpointStatus, NodeAddress, NodeSpec};
+use crate::store::{
+    Addressing, CiliumEndpoint, CiliumNode, EndpointIdentity, EndpointStatus, NodeAddress, NodeSpec,
+    ObjectMeta,
+};
 
 fn labels(app: &str) -> Vec<String> {
     vec![format!("k8s:app={app}"), "k8s:io.kubernetes.pod.namespace=shop".to_owned(), "k8s:flag".to_owned()]
@@ -120,7 +123,8 @@ fn objects_round_trip_in_upstreams_shape() {
     store.put(&Object::Endpoint(endpoint.clone())).expect("puts");
     store.put(&Object::Node(node.clone())).expect("puts");
     let contents = store.list().expect("lists");
-    assert_eq!((contents.endpoints, contents.nodes), (vec![endpoint], vec![node]));
+    assert_eq!(contents.endpoints.iter().collect::<Vec<_>>(), [&endpoint]);
+    assert_eq!(contents.nodes.iter().collect::<Vec<_>>(), [&node]);
     let text = fs::read_to_string(dir.path().join("ciliumendpoints/shop/web.yaml")).expect("is there");
     for part in ["kind: CiliumEndpoint", "ipv6: fd00::5", "external-identifiers:"] {
         assert!(text.contains(part), "{part} in {text}");
