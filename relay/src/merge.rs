@@ -307,7 +307,7 @@ impl Merge {
         view.delay_ns = view.low.get();
         if is_first || now_ns >= self.reference_due_ns {
             self.reference_due_ns = now_ns.saturating_add(REFERENCE_INTERVAL_NS);
-            self.find_reference();
+            self.find_reference(now_ns);
         }
         let is_near =
             self.reference_ns.is_some_and(|reference| delay.abs_diff(reference) <= self.limits.wait_ns);
@@ -318,7 +318,7 @@ impl Merge {
         }
     }
 
-    fn find_reference(&mut self) {
+    fn find_reference(&mut self, now_ns: u64) {
         let mut delays: Vec<i64> = self.sources.iter().filter_map(|view| view.delay_ns).collect();
         delays.sort_unstable();
         let middle = [delays.len().saturating_sub(1) / 2, delays.len() / 2];
@@ -328,7 +328,11 @@ impl Merge {
         let Some(reference) = self.reference_ns else { return };
         for (source, view) in (0..).zip(&mut self.sources) {
             let was_skewed = view.skewed;
-            view.skewed = view.delay_ns.is_some_and(|delay| delay.abs_diff(reference) > self.limits.wait_ns);
+            // Who catches up is late for another reason.
+            view.skewed = view.delay_ns.is_some_and(|delay| {
+                delay.abs_diff(reference) > self.limits.wait_ns
+                    && (delay < reference || now_ns >= view.settled_ns)
+            });
             if view.skewed && !was_skewed {
                 self.newly_skewed.push(source);
             }

@@ -58,7 +58,7 @@ impl FlowStream {
 
 /// What is said of a node whose flows come so much later than those of others, ns.
 fn skew_message(skew_ns: i64) -> String {
-    let seconds = skew_ns.unsigned_abs().div_ceil(1_000_000_000);
+    let seconds = (skew_ns.unsigned_abs() + 500_000_000) / 1_000_000_000;
     let way = if skew_ns < 0 { "ahead of" } else { "behind" };
     format!(
         "the clock is about {seconds} s {way} other nodes': its flows are not in order of time, set its clock"
