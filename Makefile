@@ -62,11 +62,11 @@ bench: ## Measure speed and write docs/benchmarks (root; on a quiet machine; BEN
 	@xtask/setup.sh test
 	cargo run --locked --quiet -p xtask -- bench $(BENCH)
 
-FUZZ_TARGETS := policy_yaml policy_cases selectors
+FUZZ_TARGETS := policy_yaml policy_cases selectors events flow_requests captures relay_answers
 FUZZ_SECONDS ?= 60
 # Without a nightly toolchain the stable one does, less the sanitizers.
 .PHONY: fuzz
-fuzz: ## Fuzz the readers of policies, cases and selectors (cargo-fuzz; FUZZ_SECONDS=60 each)
+fuzz: ## Fuzz what reads policies, events, requests, captures, peers (cargo-fuzz; FUZZ_SECONDS=60 each)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is not installed: cargo install --locked cargo-fuzz" >&2; exit 1; }
 	@if cargo +nightly --version >/dev/null 2>&1; then run=(cargo +nightly fuzz run); else \
 		run=(env RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none); fi; \
