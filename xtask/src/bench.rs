@@ -11,11 +11,15 @@ struct Bench {
     programs: &'static [(&'static str, &'static str)],
 }
 
+const FLOW: &str = "specola-flow";
 const FLOWS: &str = "specola-flow-server";
 const TESTS: &str = "specola-tests";
 
 const BENCHES: [Bench; 8] = [
-    Bench { page: "flow-server", programs: &[(FLOWS, "flows"), (FLOWS, "metrics"), (FLOWS, "export")] },
+    Bench {
+        page: "flow-server",
+        programs: &[(FLOWS, "flows"), (FLOW, "filters"), (FLOWS, "metrics"), (FLOWS, "export")],
+    },
     Bench { page: "idle", programs: &[(TESTS, "idle")] },
     Bench { page: "memory", programs: &[(FLOWS, "memory")] },
     Bench { page: "packets", programs: &[("specola-datapath", "packets")] },
@@ -78,6 +82,10 @@ fn run_one(root: &Path, bench: &Bench) -> Result<()> {
 fn run_program(root: &Path, package: &str, name: &str) -> Result<String> {
     let mut command = cargo(root);
     command.args(["bench", "--quiet", "--locked", "-p", package, "--bench", name]);
+    if package == FLOW {
+        // Its filters need Hubble's messages.
+        command.args(["--features", "proto"]);
+    }
     let output =
         command.stdout(Stdio::piped()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "it ended with {}", output.status);

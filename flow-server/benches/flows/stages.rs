@@ -5,8 +5,9 @@ use std::hint::black_box;
 use prost::Message as _;
 use specola_flow::{
     FilterSet, Flow, FlowEncoder, FlowMask, FlowUuid, FlowView, InstanceId, MessageContext, Metas, NodeInfo,
-    flow_message,
+    WireDetail, flow_message,
 };
+use specola_flow_server::Synthetic;
 use specola_proto::flow::{self as pb, FlowFilter};
 use specola_ring::{Class, Next, Read, ring};
 
@@ -17,6 +18,7 @@ use crate::{
 
 pub(crate) fn run(report: &mut Report) -> anyhow::Result<()> {
     decode(report)?;
+    requests(report)?;
     rings(report)?;
     let flows = Flows::new()?;
     marshal(report, &flows)?;
@@ -44,6 +46,29 @@ fn decode(report: &mut Report) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Requests and responses of applications, as a proxy hands them in.
+fn requests(report: &mut Report) -> anyhow::Result<()> {
+    const RECORDS: u64 = 1024;
+    let mut bed = Bed::new(4096)?;
+    let mut source = Synthetic::new(42);
+    let records: Vec<_> = (1..=RECORDS).map(|now_ns| source.access(now_ns)).collect();
+    let log = bed.server.access_log();
+    let none = || Beside { goal: "", original: "" };
+    report.per_call("request or response: copy + queue + enrich + keep + push", none(), RECORDS, || {
+        for record in &records {
+            log.send(record.clone())?;
+        }
+        bed.pipeline.ingest(&[], 0);
+        Ok(())
+    })?;
+    report.per_call("request or response: encode its details, once for all clients", none(), RECORDS, || {
+        for record in &records {
+            black_box(WireDetail::new(&record.detail));
+        }
+        Ok(())
+    })
 }
 
 fn rings(report: &mut Report) -> anyhow::Result<()> {
