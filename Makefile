@@ -62,6 +62,13 @@ bench: ## Measure speed and write docs/benchmarks (root; on a quiet machine; BEN
 	@xtask/setup.sh test
 	cargo run --locked --quiet -p xtask -- bench $(BENCH)
 
+SOAK_SECONDS ?= 600
+SOAK_RATE ?= 100000
+.PHONY: soak
+soak: ## Load the flow server for long and check that its memory stays flat (SOAK_SECONDS=600, SOAK_RATE=100000)
+	@xtask/setup.sh unit
+	cargo bench --quiet --locked -p specola-flow-server --bench soak -- --seconds $(SOAK_SECONDS) --rate $(SOAK_RATE)
+
 FUZZ_TARGETS := policy_yaml policy_cases selectors events flow_requests captures relay_answers
 FUZZ_SECONDS ?= 60
 # Without a nightly toolchain the stable one does, less the sanitizers.
