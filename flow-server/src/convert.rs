@@ -154,9 +154,13 @@ fn policy_verdict(event: &Event, base: Flow) -> Result<Flows, BadRecord> {
     let base = Flow { flags: base.flags | flags::ATTRIBUTED, ..base };
     let mut first =
         Flow { event_type: EventType::POLICY_VERDICT.0, match_type: event.match_type, sub_type: 0, ..base };
+    let is_unmatched = event.match_type == match_type::NONE;
+    if is_audit && is_unmatched {
+        first.flags |= flags::DEFAULT_DENY;
+    }
     if event.verdict < 0 && !is_audit {
         let reason = drop_reason(event.verdict)?;
-        if reason == DropReason::POLICY_DENIED && event.match_type == match_type::NONE {
+        if reason == DropReason::POLICY_DENIED && is_unmatched {
             first.flags |= flags::DEFAULT_DENY;
         }
         first.verdict = Verdict::DROPPED.0;

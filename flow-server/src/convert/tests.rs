@@ -193,6 +193,17 @@ fn a_denied_packet_gives_a_verdict_and_a_drop() {
 }
 
 #[test]
+fn an_audited_packet_says_whether_a_rule_or_none_would_drop_it() {
+    for (matched, is_default) in [(match_type::NONE, true), (match_type::L3_ONLY, false)] {
+        let audit = event_flags::AUDIT;
+        let flow =
+            flows(&Event { verdict: 0, match_type: matched, flags: audit, ..event(kind::POLICY_VERDICT) });
+        assert_eq!((flow.first.verdict(), flow.drop), (Verdict::AUDIT, None));
+        assert_eq!(flow.first.has(flags::DEFAULT_DENY), is_default);
+    }
+}
+
+#[test]
 fn drops_without_policy() {
     let flow = flows(&Event { verdict: -132, direction: direction::EGRESS, ..event(kind::DROP) });
     assert_eq!(flow.drop, None);
