@@ -29,11 +29,15 @@ impl FileStamp {
     /// The stamp of a file that is about to be read; none when the file was changed so lately that another change might
     /// leave the stamp as it is.
     pub(crate) fn settled(metadata: &Metadata) -> Option<Self> {
+        Self::settled_at(metadata, SystemTime::now())
+    }
+
+    fn settled_at(metadata: &Metadata, now: SystemTime) -> Option<Self> {
         let stamp = Self::of(metadata);
         let seconds = u64::try_from(stamp.changed.0).ok()?;
         let nanoseconds = u32::try_from(stamp.changed.1).ok()?;
         let changed = UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-        let age = SystemTime::now().duration_since(changed).ok()?;
+        let age = now.duration_since(changed).ok()?;
         (age >= GRANULARITY).then_some(stamp)
     }
 }
@@ -51,12 +55,18 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, "1").expect("writes");
         let metadata = || std::fs::metadata(&path).expect("is there");
-        assert_eq!(FileStamp::settled(&metadata()), None, "it was written just now");
+        let written = metadata().modified().expect("the file system keeps it");
+        let settled = |after| FileStamp::settled_at(&metadata(), written + after);
+        assert_eq!(settled(Duration::from_millis(100)), None, "it was written just now");
+        assert_eq!(settled(GRANULARITY + Duration::from_secs(1)), Some(FileStamp::of(&metadata())));
+        assert_eq!(
+            FileStamp::settled_at(&metadata(), written - Duration::from_secs(9)),
+            None,
+            "the clock was set back"
+        );
         let before = FileStamp::of(&metadata());
         assert_eq!(FileStamp::of(&metadata()), before);
         std::fs::write(&path, "12").expect("writes");
         assert_ne!(FileStamp::of(&metadata()), before);
-        let old = std::fs::metadata("/proc/self/exe").expect("a program has a file");
-        assert_eq!(FileStamp::settled(&old), Some(FileStamp::of(&old)));
     }
 }
